@@ -1,0 +1,4 @@
+// A boolean mask.
+fn given(at: At, allowed: bool) -> bool {
+    return allowed;
+}

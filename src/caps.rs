@@ -1,0 +1,83 @@
+//! What an engine may use, as plain data, read from what the device ENABLED and not from what its adapter offers.
+
+/// Who compiles the shaders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// naga, in this process.
+    Native,
+    /// The browser.
+    Browser,
+}
+
+/// Ordered sets of device abilities; each is a superset of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tier {
+    /// Portable WGSL: 8 storage bindings, 16 KiB of workgroup memory, 256 invocations, no subgroups, f16 only as storage.
+    T0,
+    /// f16 arithmetic and subgroups of any size.
+    T1,
+    /// Cooperative matrices, f16 in and f32 accumulated.
+    T2,
+}
+
+impl Tier {
+    /// `T0`, `T1` or `T2`.
+    pub fn name(self) -> &'static str {
+        ["T0", "T1", "T2"][self as usize]
+    }
+}
+
+/// Limits and abilities of the device at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Who compiles the shaders.
+    pub target: Target,
+    /// The highest tier whose demands the device meets.
+    pub tier: Tier,
+    /// Bytes that one storage binding may hold.
+    pub max_binding: u64,
+    /// Bytes that one buffer may hold.
+    pub max_buffer: u64,
+    /// Storage bindings in one kernel.
+    pub max_storage_bindings: u32,
+    /// Workgroups along one axis of a dispatch.
+    pub max_workgroups: u32,
+    /// Bytes of workgroup memory.
+    pub max_workgroup_memory: u32,
+    /// Invocations in one workgroup.
+    pub max_invocations: u32,
+    /// Bytes that the offset of a storage binding must be a multiple of.
+    pub storage_alignment: u32,
+    /// Bytes that the offset of a uniform binding must be a multiple of.
+    pub uniform_alignment: u32,
+    /// f16 arithmetic in shaders.
+    pub f16: bool,
+    /// Smallest and largest subgroup, where subgroup operations are enabled.
+    pub subgroups: Option<(u32, u32)>,
+    /// Side of the square cooperative matrix with f16 factors and f32 sum, where enabled.
+    pub matrix: Option<u32>,
+    /// Timestamp queries.
+    pub timestamps: bool,
+}
+
+impl Caps {
+    /// WebGPU's guaranteed limits: what every kernel of tier T0 must run within.
+    pub fn portable(target: Target) -> Self {
+        Caps {
+            target,
+            tier: Tier::T0,
+            max_binding: 128 << 20,
+            max_buffer: 256 << 20,
+            max_storage_bindings: 8,
+            max_workgroups: 65535,
+            max_workgroup_memory: 16 << 10,
+            max_invocations: 256,
+            storage_alignment: 256,
+            uniform_alignment: 256,
+            f16: false,
+            subgroups: None,
+            matrix: None,
+            timestamps: false,
+        }
+    }
+}

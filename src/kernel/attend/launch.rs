@@ -1,0 +1,135 @@
+//! The launch of `attend/tile`.
+
+use super::{Attend, Keys, Normaliser, TABLES};
+use crate::caps::Caps;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::key::{Launch, Point};
+use crate::kernel::{Io, LaunchBuilder};
+
+const TILE_Q: usize = 32;
+const WORKGROUP: u32 = 128;
+/// Accumulators of a thread are 16 vec4 at most: wider values spill registers.
+const WIDEST: usize = 512;
+
+/// Rows that one block of packed rows holds, and how many query heads are packed.
+struct Packing {
+    pack: usize,
+    block_rows: usize,
+    row_blocks: usize,
+    list_heads: usize,
+}
+
+fn packing(op: &Attend, io: &Io) -> Packing {
+    let q = &io.get("q").layout.shape;
+    let (heads, group) = (q[1], q[1] / io.get("k").layout.shape[1]);
+    let list_heads = io.find("indices").map_or(1, |m| m.layout.shape[1]);
+    // A list per query head can not be shared by the rows of a packed tile.
+    let pack = if op.keys != Keys::Range && list_heads == heads && group > 1 { 1 } else { group };
+    let block_rows = match op.keys {
+        Keys::Range => q[2],
+        Keys::Blocks { queries, .. } => queries,
+        Keys::Tokens { .. } => 1,
+    };
+    Packing { pack, block_rows, row_blocks: q[2].div_ceil(block_rows), list_heads }
+}
+
+pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
+    let [batch, heads, queries, depth] = io.get("q").layout.shape[..] else { return Err(rank("q")) };
+    let [_, kv_heads, keys, _] = io.get("k").layout.shape[..] else { return Err(rank("k")) };
+    let [.., width] = io.get("v").layout.shape[..] else { return Err(rank("v")) };
+    if width > WIDEST {
+        let message = format!("attend: Dv = {width}; the kernel holds values up to {WIDEST} wide");
+        return Err(Error::new(ErrorKind::Limit, message));
+    }
+    let p = packing(op, io);
+    let tiles = (p.pack * p.block_rows).div_ceil(TILE_Q);
+    let groups = op.splits * batch * (heads / p.pack) * p.row_blocks * tiles;
+    let index = |value: Option<usize>| value.map_or(-1, |n| n as i64);
+    let list = |axis: usize| io.find("indices").map_or(0, |m: &crate::kernel::Meta| m.layout.shape[axis]);
+    let csr = io.find("indptr").is_some();
+    let (source, list_length, list_blocks, block_keys) = match op.keys {
+        Keys::Range => ("attend/keys_range", 0, 0, 1),
+        Keys::Blocks { keys: size, .. } if csr => ("attend/keys_blocks", list(2), keys.div_ceil(size), size),
+        Keys::Blocks { keys: size, .. } => ("attend/keys_blocks", list(3), list(3), size),
+        Keys::Tokens { block } => ("attend/keys_tokens", list(3), 0, block),
+    };
+    let mut builder = LaunchBuilder::new(op, "attend/tile", WORKGROUP, io, caps, &TABLES)
+        .constant("VALUE_VECS", width.div_ceil(64) as u32)
+        .switch("SOFTMAX", op.normaliser == Normaliser::Softmax)
+        .switch("BOTTOM_RIGHT", op.bottom_right)
+        .switch("HAS_MASK", io.hooks.iter().any(|h| h.point == Point::Mask))
+        .switch("HAS_ROW_START", io.has_table("row_start"))
+        .switch("HAS_ROW_END", io.has_table("row_end"))
+        .switch("HAS_LENGTHS", io.has_table("lengths"))
+        .u32("batch", batch)
+        .u32("heads", heads)
+        .u32("group", heads / kv_heads)
+        .u32("pack", p.pack)
+        .u32("queries", queries)
+        .u32("keys", keys)
+        .u32("depth", depth)
+        .u32("width", width)
+        .u32("block_rows", p.block_rows)
+        .u32("row_blocks", p.row_blocks)
+        .u32("tiles_per_block", tiles)
+        .u32("split_keys", keys.div_ceil(op.splits))
+        .u32("causal", usize::from(op.causal))
+        .i32("window_left", index(op.window_left))
+        .i32("window_right", index(op.window_right))
+        .i32("prefix", op.prefix.min(keys) as i64)
+        .u32("sinks", sinks(io))
+        .f32("scale", op.scale)
+        .f32("neg_inf", f32::NEG_INFINITY)
+        .strides("q", 4)
+        .strides("k", 4)
+        .strides("v", 4)
+        .strides("out", 5)
+        .strides("lse", 4)
+        .strides("mass", 4)
+        .import("attend/rows")
+        .import("attend/finish")
+        .import(source);
+    if op.keys != Keys::Range {
+        builder = builder
+            .switch("CSR", csr)
+            .u32("list_heads", p.list_heads)
+            .u32("list_length", list_length)
+            .u32("list_blocks", list_blocks)
+            .u32("block_keys", block_keys)
+            .strides("indptr", 3)
+            .strides("indices", if csr { 3 } else { 4 });
+        if csr {
+            // The mask's accessor names an axis that CSR lists do not have.
+            builder = builder.u32("indices_s3", 1);
+        }
+    }
+    Ok(builder.groups(groups))
+}
+
+/// Sink logits a head.
+pub(super) fn sinks(io: &Io) -> usize {
+    io.tables.iter().find(|t| t.name == "sink").map_or(0, |t| t.meta.layout.shape[3])
+}
+
+/// Allowed pairs: exact for causality, windows and token lists, an upper bound where a hook or a list decides at run time.
+pub(super) fn pairs(op: &Attend, io: &Io) -> f64 {
+    let [batch, heads, queries, _] = io.get("q").layout.shape[..] else { return 0.0 };
+    let keys = io.get("k").layout.shape[2] as i64;
+    let per_row: f64 = match op.keys {
+        Keys::Tokens { block } => (queries * (io.get("indices").layout.shape[3] * block).min(keys as usize)) as f64,
+        _ => (0..queries as i64)
+            .map(|i| {
+                let at = if op.bottom_right { i + keys - queries as i64 } else { i };
+                let mut hi = if op.causal { keys.min(at + 1) } else { keys };
+                hi = op.window_right.map_or(hi, |r| hi.min(at + r as i64 + 1)).max(0);
+                let lo = op.window_left.map_or(0, |l| (at - l as i64).max(0)).min(hi);
+                (hi - lo + lo.min(op.prefix as i64)) as f64
+            })
+            .sum(),
+    };
+    per_row * (batch * heads) as f64
+}
+
+fn rank(role: &str) -> Error {
+    Error::expected(ErrorKind::Shape, "attend", role, "rank 4", "another rank")
+}

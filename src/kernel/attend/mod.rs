@@ -1,0 +1,131 @@
+//! `attend`: O and lse of queries over a set of keys, with a streaming normaliser. Prefill, split decode and lists in one kernel.
+
+mod launch;
+mod twin;
+
+use super::key::ScalarType;
+use super::{Io, Kernel, Role, TwinIo};
+use crate::caps::Caps;
+use crate::error::Result;
+use crate::kernel::key::Launch;
+use crate::tensor::DType;
+
+/// Which keys a row may see, before causality, window and mask hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// All of them.
+    Range,
+    /// Key blocks listed for each query block: role `indices` alone is a mask (B, heads, nq, nk) of U8; with `indptr`
+    /// (B, heads, nq + 1) it is CSR with `indices` (B, heads, nnz).
+    Blocks {
+        /// Queries a block.
+        queries: usize,
+        /// Keys a block.
+        keys: usize,
+    },
+    /// Keys listed for each query: role `indices` is (B, heads, Lq, K), −1 for an empty place, in any order. Entry n stands for the
+    /// keys n·block <= j < (n + 1)·block; those at or beyond Lk are no keys (a partial last block). A repeated entry counts
+    /// again. Causality, window, row bounds and mask hooks restrict the listed keys as they do all others.
+    Tokens {
+        /// Keys an entry: 1 for a list of tokens, more for a list of blocks.
+        block: usize,
+    },
+}
+
+/// What makes weights of scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normaliser {
+    /// Softmax: has an lse, and parts merge by it.
+    Softmax,
+    /// The weight hooks alone; parts add up.
+    Weights,
+}
+
+/// The operation. Roles q (B, H, Lq, D), k (B, Hk, Lk, D), v (B, Hk, Lk, Dv), out (S, B, H, Lq, Dv), lse and mass (S, B, H, Lq);
+/// S is `splits`. Tables: `row_start`, `row_end` (keys start <= j < end of a row), `lengths` (keys in use of a batch entry), `sink`
+/// (logits that join the denominator, along the last axis).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attend {
+    /// Factor of q·k.
+    pub scale: f32,
+    /// Which keys.
+    pub keys: Keys,
+    /// Query i is at i + Lk − Lq (else at i).
+    pub bottom_right: bool,
+    /// Keys up to the query's position.
+    pub causal: bool,
+    /// Keys from the query's position − left.
+    pub window_left: Option<usize>,
+    /// Keys up to the query's position + right.
+    pub window_right: Option<usize>,
+    /// Keys below this index are seen whatever the window and the row bounds say (but not across causality).
+    pub prefix: usize,
+    /// Softmax or weight hooks.
+    pub normaliser: Normaliser,
+    /// Parts that the keys are cut in, each of ceil(Lk / splits); results are partial, to be merged.
+    pub splits: usize,
+}
+
+impl Attend {
+    /// Softmax over all keys, bottom-right aligned, not causal, whole.
+    pub fn new(scale: f32) -> Self {
+        Attend {
+            scale,
+            keys: Keys::Range,
+            bottom_right: true,
+            causal: false,
+            window_left: None,
+            window_right: None,
+            prefix: 0,
+            normaliser: Normaliser::Softmax,
+            splits: 1,
+        }
+    }
+
+    /// The same, causal or not.
+    #[must_use]
+    pub fn causal(mut self, causal: bool) -> Self {
+        self.causal = causal;
+        self
+    }
+}
+
+/// Tables that the kernel itself reads.
+pub(crate) const TABLES: [(&str, ScalarType); 4] = [
+    ("row_start", ScalarType::I32),
+    ("row_end", ScalarType::I32),
+    ("lengths", ScalarType::I32),
+    ("sink", ScalarType::F32),
+];
+
+impl Kernel for Attend {
+    fn name(&self) -> &'static str {
+        "attend"
+    }
+
+    fn roles(&self) -> &'static [Role] {
+        const ROLES: [Role; 8] = [
+            Role::read("q", DType::F32),
+            Role::read("k", DType::F32),
+            Role::read("v", DType::F32),
+            Role::read("indptr", DType::I32).optional(),
+            Role::read("indices", DType::I32).optional(),
+            Role::write("out", DType::F32),
+            Role::write("lse", DType::F32).optional(),
+            Role::write("mass", DType::F32).optional(),
+        ];
+        &ROLES
+    }
+
+    fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
+        launch::launch(self, io, caps)
+    }
+
+    fn twin(&self, io: &mut TwinIo) -> Result<()> {
+        twin::twin(self, io)
+    }
+
+    fn flops(&self, io: &Io) -> f64 {
+        launch::pairs(self, io) * 2.0 * (io.get("q").layout.shape[3] + io.get("v").layout.shape[3]) as f64
+    }
+}

@@ -1,0 +1,143 @@
+//! `transform`: row-wise maps.
+
+use super::{Io, Kernel, Role, TwinIo};
+use crate::caps::Caps;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::key::Launch;
+use crate::tensor::DType;
+
+/// A feature map without weights (catalogue: feature-maps).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// x.
+    Identity,
+    /// x + 1 if x > 0 else e^x.
+    Elu1,
+    /// max(x, 0).
+    Relu,
+    /// max(x, 0)^2.
+    Relu2,
+    /// x sigmoid(x).
+    Silu,
+    /// 1 / (1 + e^-x).
+    Sigmoid,
+    /// e^x.
+    Exp,
+    /// Softmax over the row.
+    Softmax,
+    /// softmax([2x, -2x]); width 2 D.
+    Hedgehog,
+    /// [1, x / D^1/4, vec(x x^T) / sqrt(2 D)]; width 1 + D + D^2.
+    Taylor,
+    /// [1, x / D^1/4, x_i^2 / sqrt(2 D), x_i x_j / sqrt(D) (i < j)]; width 1 + D + D (D + 1) / 2.
+    TaylorCompact,
+    /// r = relu([x, -x]); r * roll(r, s), s = 1..nu; width 2 D nu.
+    Dpfp(usize),
+}
+
+/// Feature map of rows: roles x (B, H, L, D), out (B, H, L, width).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// The map.
+    pub feature: Feature,
+}
+
+/// Rotary position embedding: roles x (B, H, L, D), out (B, H, L, D). Angles come as tables made by the host in f64: `cos` and `sin`
+/// (1, 1, L, D/2); or, where they are data, as table `theta` (1, 1, 1, D/2): the angle a position of pair i, positions from `offset`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotary {
+    /// Pairs are (2i, 2i + 1); else (i, i + D/2).
+    pub interleaved: bool,
+    /// Position of row 0 (with `theta`).
+    pub offset: usize,
+    /// Factor of the result.
+    pub scale: f32,
+}
+
+/// Activation of a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// x sigmoid(x).
+    Silu,
+    /// sigmoid(x).
+    Sigmoid,
+}
+
+/// Per-row RMS norm without weights, then a gate: roles x (B, H, L, D), optional gate (B, H, L, D), out (B, H, L, D).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Activation of role `gate`.
+    pub gate: Gate,
+}
+
+impl Kernel for Map {
+    fn name(&self) -> &'static str {
+        "transform.map"
+    }
+
+    fn roles(&self) -> &'static [Role] {
+        const ROLES: [Role; 2] = [Role::read("x", DType::F32), Role::write("out", DType::F32)];
+        &ROLES
+    }
+
+    fn launch(&self, _io: &Io, _caps: &Caps) -> Result<Launch> {
+        Err(Error::new(ErrorKind::Unsupported, "LAUNCH-MISSING"))
+    }
+
+    fn twin(&self, _io: &mut TwinIo) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "TWIN-MISSING"))
+    }
+
+    fn flops(&self, _io: &Io) -> f64 {
+        0.0
+    }
+}
+
+impl Kernel for Rotary {
+    fn name(&self) -> &'static str {
+        "transform.rotary"
+    }
+
+    fn roles(&self) -> &'static [Role] {
+        const ROLES: [Role; 2] = [Role::read("x", DType::F32), Role::write("out", DType::F32)];
+        &ROLES
+    }
+
+    fn launch(&self, _io: &Io, _caps: &Caps) -> Result<Launch> {
+        Err(Error::new(ErrorKind::Unsupported, "LAUNCH-MISSING"))
+    }
+
+    fn twin(&self, _io: &mut TwinIo) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "TWIN-MISSING"))
+    }
+
+    fn flops(&self, _io: &Io) -> f64 {
+        0.0
+    }
+}
+
+impl Kernel for Norm {
+    fn name(&self) -> &'static str {
+        "transform.norm"
+    }
+
+    fn roles(&self) -> &'static [Role] {
+        const ROLES: [Role; 3] =
+            [Role::read("x", DType::F32), Role::read("gate", DType::F32).optional(), Role::write("out", DType::F32)];
+        &ROLES
+    }
+
+    fn launch(&self, _io: &Io, _caps: &Caps) -> Result<Launch> {
+        Err(Error::new(ErrorKind::Unsupported, "LAUNCH-MISSING"))
+    }
+
+    fn twin(&self, _io: &mut TwinIo) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "TWIN-MISSING"))
+    }
+
+    fn flops(&self, _io: &Io) -> f64 {
+        0.0
+    }
+}

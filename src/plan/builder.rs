@@ -1,0 +1,167 @@
+//! `PlanBuilder`: what a variant writes its plan with. Slots here, stages by the typed verbs of `verbs.rs`.
+
+use super::{Check, Plan, Ref, Slot, SlotId, SlotRole, Stage};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hook::{ArgValue, Hook};
+use crate::kernel::Op;
+use crate::kernel::key::ScalarType;
+use crate::problem::Problem;
+use crate::tensor::{DType, HostTensor, Layout};
+
+/// Collects slots and stages.
+#[derive(Debug)]
+pub struct PlanBuilder<'a> {
+    problem: &'a Problem,
+    plan: Plan,
+}
+
+impl<'a> PlanBuilder<'a> {
+    /// An empty plan for a problem; its inputs are slots already.
+    pub fn new(problem: &'a Problem) -> Self {
+        let mut plan = Plan { variant: problem.subject(), slots: Vec::new(), stages: Vec::new() };
+        for (name, spec) in problem.card().inputs.iter().filter_map(|i| Some((i.name, problem.input(i.name)?))) {
+            plan.slots.push(Slot {
+                name: name.to_owned(),
+                role: SlotRole::Input,
+                dtype: spec.dtype,
+                layout: Layout::contiguous(&spec.shape),
+                check: None,
+            });
+        }
+        PlanBuilder { problem, plan }
+    }
+
+    /// The finished plan.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when an output of the card was not written: a defect of the variant.
+    pub fn finish(self) -> Result<Plan> {
+        for output in self.problem.card().outputs {
+            let written = |stage: &Stage| {
+                stage.bindings.iter().any(|(role, r)| {
+                    self.plan.slot(r.slot).name == output.name
+                        && self.plan.slot(r.slot).role == SlotRole::Output
+                        && stage
+                            .op
+                            .kernel()
+                            .roles()
+                            .iter()
+                            .any(|k| k.name == *role && k.access == crate::kernel::key::Access::Write)
+                })
+            };
+            if !self.plan.stages.iter().any(written) {
+                let name = output.name;
+                let message = format!("{}: the plan writes no output `{name}`", self.plan.variant);
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        }
+        Ok(self.plan)
+    }
+
+    /// The problem.
+    pub fn problem(&self) -> &'a Problem {
+        self.problem
+    }
+
+    /// A required input, or an optional one known to be present.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingInput`].
+    pub fn input(&self, name: &str) -> Result<Ref> {
+        self.optional(name).ok_or_else(|| {
+            let message = format!("{}: the input `{name}` is missing", self.problem.subject());
+            Error::new(ErrorKind::MissingInput, message)
+        })
+    }
+
+    /// An optional input, if present.
+    pub fn optional(&self, name: &str) -> Option<Ref> {
+        let at = self.plan.slots.iter().position(|s| s.name == name && s.role == SlotRole::Input)?;
+        Some(self.reference(SlotId(at)))
+    }
+
+    /// Demands a property of an input's values.
+    pub fn check(&mut self, input: &Ref, check: Check) {
+        self.plan.slots[input.slot.0].check = Some(check);
+    }
+
+    /// The output `name` of the card, row-major.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownName`] when the card has no such output, [`ErrorKind::Shape`] when its size is not known.
+    pub fn output(&mut self, name: &str) -> Result<Ref> {
+        let spec = self.problem.card().outputs.iter().find(|o| o.name == name).ok_or_else(|| {
+            Error::new(ErrorKind::UnknownName, format!("{}: the card has no output `{name}`", self.problem.subject()))
+        })?;
+        let shape = self.problem.shape(spec.shape)?;
+        let dtype = spec.dtype;
+        if let Some(at) = self.plan.slots.iter().position(|s| s.name == name && s.role == SlotRole::Output) {
+            return Ok(self.reference(SlotId(at)));
+        }
+        Ok(self.slot(name, SlotRole::Output, dtype, &shape))
+    }
+
+    /// The output `name` with a shape that a parameter makes other than the card says: a state of wider features.
+    ///
+    /// # Errors
+    /// As [`output`](PlanBuilder::output).
+    pub fn output_as(&mut self, name: &str, shape: &[usize]) -> Result<Ref> {
+        let made = self.output(name)?;
+        self.plan.slots[made.slot.0].layout = Layout::contiguous(shape);
+        Ok(self.reference(made.slot))
+    }
+
+    /// Scratch memory, reused by lifetime.
+    pub fn scratch(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Ref {
+        self.slot(name, SlotRole::Transient, dtype, shape)
+    }
+
+    /// Data made with the plan.
+    pub fn constant(&mut self, name: &str, data: HostTensor) -> Ref {
+        let data = data.contiguous();
+        let (dtype, shape) = (data.dtype(), data.shape().to_vec());
+        self.slot(name, SlotRole::Constant(data), dtype, &shape)
+    }
+
+    /// Adds a stage. Prefer the typed verbs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when a required role is not bound, or a table does not broadcast: a defect of the variant.
+    pub fn stage(
+        &mut self,
+        label: &str,
+        op: Op,
+        bindings: Vec<(&'static str, Ref)>,
+        tables: Vec<(&'static str, Ref, ScalarType)>,
+        hooks: Vec<Hook>,
+    ) -> Result<()> {
+        let kernel = op.kernel();
+        for role in kernel.roles().iter().filter(|r| !r.optional) {
+            if !bindings.iter().any(|(name, _)| *name == role.name) {
+                let message = format!("{}: {} needs `{}`", self.plan.variant, kernel.name(), role.name);
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        }
+        let hook_tables = hooks.iter().flat_map(|hook| &hook.args).filter_map(|arg| match &arg.value {
+            ArgValue::Table(table, _) => Some(table),
+            _ => None,
+        });
+        if let Some(table) = hook_tables.chain(tables.iter().map(|(_, t, _)| t)).find(|t| t.shape.len() != 4) {
+            let message = format!("{}: a table of shape {:?} is not (B, H, Lq, Lk)", self.plan.variant, table.shape);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        self.plan.stages.push(Stage { label: label.to_owned(), op, bindings, tables, hooks });
+        Ok(())
+    }
+
+    fn slot(&mut self, name: &str, role: SlotRole, dtype: DType, shape: &[usize]) -> Ref {
+        let layout = Layout::contiguous(shape);
+        self.plan.slots.push(Slot { name: name.to_owned(), role, dtype, layout, check: None });
+        self.reference(SlotId(self.plan.slots.len() - 1))
+    }
+
+    fn reference(&self, slot: SlotId) -> Ref {
+        let of = self.plan.slot(slot);
+        Ref { slot, views: Vec::new(), dtype: of.dtype, shape: of.layout.shape.clone() }
+    }
+}

@@ -1,0 +1,269 @@
+//! Typed verbs: one a kernel, so that a plan names what it binds.
+
+use super::{PlanBuilder, Ref};
+use crate::error::Result;
+use crate::hook::Hook;
+use crate::kernel::key::ScalarType;
+use crate::kernel::{Op, attend, combine, pool, scan, select, transform};
+use crate::tensor::DType;
+
+/// What `attend` is bound to. `out`, `lse` and `mass` have a leading axis of splits, or none when there is one split.
+#[derive(Clone, Debug)]
+pub struct AttendIo {
+    /// (B, H, Lq, D)
+    pub q: Ref,
+    /// (B, Hk, Lk, D)
+    pub k: Ref,
+    /// (B, Hk, Lk, Dv)
+    pub v: Ref,
+    /// (S, B, H, Lq, Dv) or (B, H, Lq, Dv)
+    pub out: Ref,
+    /// (S, B, H, Lq) or (B, H, Lq)
+    pub lse: Option<Ref>,
+    /// (S, B, H, Lq) or (B, H, Lq)
+    pub mass: Option<Ref>,
+    /// CSR rows (B, heads, nq + 1).
+    pub indptr: Option<Ref>,
+    /// Lists or a block mask.
+    pub indices: Option<Ref>,
+    /// First key of each row, broadcast to (B, H, Lq, 1).
+    pub row_start: Option<Ref>,
+    /// One past the last key of each row, broadcast to (B, H, Lq, 1).
+    pub row_end: Option<Ref>,
+    /// Keys in use, (B).
+    pub lengths: Option<Ref>,
+    /// Sink logits (H) or (H, S).
+    pub sink: Option<Ref>,
+}
+
+impl AttendIo {
+    /// The required bindings; the rest is set by field.
+    pub fn new(q: &Ref, k: &Ref, v: &Ref, out: &Ref) -> Self {
+        AttendIo {
+            q: q.clone(),
+            k: k.clone(),
+            v: v.clone(),
+            out: out.clone(),
+            lse: None,
+            mass: None,
+            indptr: None,
+            indices: None,
+            row_start: None,
+            row_end: None,
+            lengths: None,
+            sink: None,
+        }
+    }
+
+    /// With a log-sum-exp.
+    #[must_use]
+    pub fn lse(mut self, lse: &Ref) -> Self {
+        self.lse = Some(lse.clone());
+        self
+    }
+}
+
+/// What `scan` is bound to; see [`scan::Scan`] for shapes.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct ScanIo {
+    pub q: Ref,
+    pub k: Ref,
+    pub v: Ref,
+    pub out: Ref,
+    pub state: Ref,
+    pub z: Option<Ref>,
+    pub state_in: Option<Ref>,
+    /// Channel decay (B, H, L, D).
+    pub g: Option<Ref>,
+    pub a: Option<Ref>,
+    pub b: Option<Ref>,
+    /// Scalar decay, broadcast to (B, H, L, 1).
+    pub decay: Option<Ref>,
+    /// (B, L)
+    pub keep: Option<Ref>,
+    /// (B, H, L, 1)
+    pub w: Option<Ref>,
+    /// (1, H, 1, D)
+    pub u: Option<Ref>,
+    /// (B, H, D)
+    pub z_in: Option<Ref>,
+}
+
+impl ScanIo {
+    /// The required bindings; the rest is set by field.
+    pub fn new(q: &Ref, k: &Ref, v: &Ref, out: &Ref, state: &Ref) -> Self {
+        ScanIo {
+            q: q.clone(),
+            k: k.clone(),
+            v: v.clone(),
+            out: out.clone(),
+            state: state.clone(),
+            z: None,
+            state_in: None,
+            g: None,
+            a: None,
+            b: None,
+            decay: None,
+            keep: None,
+            w: None,
+            u: None,
+            z_in: None,
+        }
+    }
+}
+
+type Bindings = Vec<(&'static str, Ref)>;
+
+fn optional(list: &mut Bindings, role: &'static str, bound: Option<Ref>) {
+    list.extend(bound.map(|r| (role, r)));
+}
+
+impl PlanBuilder<'_> {
+    /// O and lse over a set of keys.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn attend(&mut self, label: &str, op: attend::Attend, io: AttendIo, hooks: Vec<Hook>) -> Result<()> {
+        let lead = |r: Ref, rank: usize| if r.shape.len() < rank { r.insert(0) } else { r };
+        let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("out", lead(io.out, 5))];
+        optional(&mut list, "lse", io.lse.map(|r| lead(r, 4)));
+        optional(&mut list, "mass", io.mass.map(|r| lead(r, 4)));
+        optional(&mut list, "indptr", io.indptr);
+        optional(&mut list, "indices", io.indices);
+        let mut tables = Vec::new();
+        tables.extend(io.row_start.map(|r| ("row_start", r, ScalarType::I32)));
+        tables.extend(io.row_end.map(|r| ("row_end", r, ScalarType::I32)));
+        tables.extend(io.lengths.map(|r| ("lengths", r.insert(1).insert(1).insert(1), ScalarType::I32)));
+        tables.extend(io.sink.map(|r| ("sink", sink_table(&r), ScalarType::F32)));
+        self.stage(label, Op::Attend(op), list, tables, hooks)
+    }
+
+    /// Scores of candidates.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn score(&mut self, label: &str, op: select::Score, bindings: Bindings) -> Result<()> {
+        self.stage(label, Op::Score(op), bindings, Vec::new(), Vec::new())
+    }
+
+    /// Indices of the largest scores.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn top_k(
+        &mut self,
+        label: &str,
+        op: select::TopK,
+        scores: &Ref,
+        list: Option<&Ref>,
+        indices: &Ref,
+    ) -> Result<()> {
+        let mut bindings: Bindings = vec![("scores", scores.clone()), ("indices", indices.clone())];
+        optional(&mut bindings, "list", list.cloned());
+        self.stage(label, Op::TopK(op), bindings, Vec::new(), Vec::new())
+    }
+
+    /// Key ranges of packed rows: `(start, end)`, each (Tq).
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn segments(&mut self, op: select::Segments, cu_q: &Ref, cu_k: &Ref, rows: usize) -> Result<(Ref, Ref)> {
+        let start = self.scratch("row_start", DType::I32, &[rows]);
+        let end = self.scratch("row_end", DType::I32, &[rows]);
+        let list = vec![("cu_q", cu_q.clone()), ("cu_k", cu_k.clone()), ("start", start.clone()), ("end", end.clone())];
+        self.stage("segments", Op::Segments(op), list, Vec::new(), Vec::new())?;
+        Ok((start, end))
+    }
+
+    /// The linear recurrence.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn scan(&mut self, label: &str, op: scan::Scan, io: ScanIo) -> Result<()> {
+        let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("out", io.out), ("state", io.state)];
+        optional(&mut list, "z", io.z);
+        optional(&mut list, "state_in", io.state_in);
+        optional(&mut list, "g", io.g);
+        optional(&mut list, "a", io.a);
+        optional(&mut list, "b", io.b);
+        let mut tables = Vec::new();
+        tables.extend(io.decay.map(|r| ("g_scalar", r, ScalarType::F32)));
+        tables.extend(io.keep.map(|r| ("keep", r.insert(1).insert(3), ScalarType::Bool)));
+        tables.extend(io.w.map(|r| ("w", r, ScalarType::F32)));
+        tables.extend(io.u.map(|r| ("u", r, ScalarType::F32)));
+        tables.extend(io.z_in.map(|r| ("z_in", r.insert(2), ScalarType::F32)));
+        self.stage(label, Op::Scan(op), list, tables, Vec::new())
+    }
+
+    /// Row-wise feature map.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn map(&mut self, label: &str, op: transform::Map, x: &Ref, out: &Ref) -> Result<()> {
+        self.stage(label, Op::Map(op), vec![("x", x.clone()), ("out", out.clone())], Vec::new(), Vec::new())
+    }
+
+    /// Rotary embedding with host-made tables `cos` and `sin`, or with `theta`; see [`transform::Rotary`].
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn rotary(
+        &mut self,
+        label: &str,
+        op: transform::Rotary,
+        x: &Ref,
+        out: &Ref,
+        tables: Vec<(&'static str, Ref)>,
+    ) -> Result<()> {
+        let tables = tables.into_iter().map(|(name, r)| (name, r, ScalarType::F32)).collect();
+        self.stage(label, Op::Rotary(op), vec![("x", x.clone()), ("out", out.clone())], tables, Vec::new())
+    }
+
+    /// Per-row norm and gate.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn norm(&mut self, label: &str, op: transform::Norm, x: &Ref, gate: Option<&Ref>, out: &Ref) -> Result<()> {
+        let mut list: Bindings = vec![("x", x.clone()), ("out", out.clone())];
+        optional(&mut list, "gate", gate.cloned());
+        self.stage(label, Op::Norm(op), list, Vec::new(), Vec::new())
+    }
+
+    /// A shortened sequence; `weight` is (size).
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn pool(&mut self, label: &str, op: pool::Pool, x: &Ref, weight: Option<&Ref>, out: &Ref) -> Result<()> {
+        let tables = weight.map(|r| ("tap", r.insert(0).insert(0).insert(0), ScalarType::F32));
+        let list = vec![("x", x.clone()), ("out", out.clone())];
+        self.stage(label, Op::Pool(op), list, tables.into_iter().collect(), Vec::new())
+    }
+
+    /// Merge of partial results.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn merge(&mut self, outs: &Ref, lses: &Ref, sink: Option<&Ref>, out: &Ref, lse: Option<&Ref>) -> Result<()> {
+        let mut list: Bindings = vec![("outs", outs.clone()), ("lses", lses.clone()), ("out", out.clone())];
+        optional(&mut list, "lse", lse.cloned());
+        let tables = sink.map(|r| ("sink", sink_table(r), ScalarType::F32));
+        self.stage("merge", Op::Merge(combine::Merge), list, tables.into_iter().collect(), Vec::new())
+    }
+
+    /// Weighted sum of up to three results.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn mix(&mut self, parts: [&Ref; 3], gates: &Ref, out: &Ref) -> Result<()> {
+        let [x0, x1, x2] = parts.map(Clone::clone);
+        let list = vec![("x0", x0), ("x1", x1), ("x2", x2), ("gates", gates.clone()), ("out", out.clone())];
+        self.stage("mix", Op::Mix(combine::Mix), list, Vec::new(), Vec::new())
+    }
+}
+
+/// (H) or (H, S) as (1, H, 1, S).
+fn sink_table(sink: &Ref) -> Ref {
+    let sink = if sink.shape.len() == 1 { sink.insert(1) } else { sink.clone() };
+    sink.insert(1).insert(0)
+}

@@ -1,0 +1,35 @@
+//! The files under `shaders/`, built into the crate.
+
+/// The text of `shaders/NAME.wgsl`.
+pub fn source(name: &str) -> Option<&'static str> {
+    FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text)
+}
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        /// Every file: name and text.
+        pub const FILES: &[(&str, &str)] = &[$(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*];
+    };
+}
+
+files![
+    "lib/at",
+    "lib/half",
+    "attend/tile",
+    "attend/finish",
+    "attend/rows",
+    "attend/keys_range",
+    "attend/keys_blocks",
+    "attend/keys_tokens",
+    "combine/merge",
+    "combine/mix",
+    "pool/pool",
+    "scan/chunk",
+    "scan/recurrent",
+    "select/score",
+    "select/segments",
+    "select/topk",
+    "transform/map",
+    "transform/norm",
+    "transform/rotary",
+];

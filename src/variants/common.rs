@@ -1,0 +1,90 @@
+//! Inputs and outputs that many cards name alike.
+
+use crate::error::{ErrorKind, Result};
+use crate::hook::Hook;
+use crate::hooks;
+use crate::plan::{AttendIo, Check, PlanBuilder, Ref};
+use crate::problem::Problem;
+use crate::tensor::DType;
+use crate::variant::{InputSpec, OutputSpec};
+
+/// Queries.
+pub(crate) const Q: InputSpec = InputSpec::real("q", "B H Lq D");
+/// Keys.
+pub(crate) const K: InputSpec = InputSpec::real("k", "B Hk Lk D");
+/// Values.
+pub(crate) const V: InputSpec = InputSpec::real("v", "B Hk Lk Dv");
+/// 1 = the pair is allowed.
+pub(crate) const MASK: InputSpec = InputSpec::flag("mask", "broadcastable to B H Lq Lk").optional();
+/// Added to the scores.
+pub(crate) const BIAS: InputSpec = InputSpec::float("bias", "broadcastable to B H Lq Lk").optional();
+/// Keys in use of every batch entry.
+pub(crate) const LENGTHS: InputSpec = InputSpec::index("lengths", "B").optional();
+/// State before the first token.
+pub(crate) const STATE: InputSpec = InputSpec::float("state", "B H D Dv").optional();
+/// Index queries, several heads.
+pub(crate) const Q_IDX: InputSpec = InputSpec::real("q_idx", "B Lq Hi Di");
+/// Index keys, one head.
+pub(crate) const K_IDX: InputSpec = InputSpec::real("k_idx", "B Lk Di");
+/// Weights of the index heads.
+pub(crate) const W_IDX: InputSpec = InputSpec::float("w", "B Lq Hi");
+
+/// Outputs.
+pub(crate) const OUT: OutputSpec = OutputSpec::float("out", "B H Lq Dv");
+/// Log-sum-exp of the scores.
+pub(crate) const LSE: OutputSpec = OutputSpec::float("lse", "B H Lq");
+/// Sum of the weights.
+pub(crate) const MASS: OutputSpec = OutputSpec::float("mass", "B H Lq");
+
+/// D^-1/2 unless given.
+pub(crate) fn default_scale(given: Option<f32>, problem: &Problem) -> f32 {
+    given.unwrap_or_else(|| (problem.size("D") as f64).powf(-0.5) as f32)
+}
+
+/// `attend` on q, k, v and the output `out`.
+pub(crate) fn attend_io(plan: &mut PlanBuilder) -> Result<AttendIo> {
+    let out = plan.output("out")?;
+    Ok(AttendIo::new(&plan.input("q")?, &plan.input("k")?, &plan.input("v")?, &out))
+}
+
+/// The input `lengths`, checked.
+pub(crate) fn lengths(problem: &Problem, plan: &mut PlanBuilder) -> Option<Ref> {
+    let lengths = plan.optional("lengths")?;
+    plan.check(&lengths, Check::AtMost(problem.size("Lk")));
+    Some(lengths)
+}
+
+/// The softcap hook; a cap is above 0.
+pub(crate) fn softcap(problem: &Problem, name: &str, cap: f32) -> Result<Hook> {
+    if cap <= 0.0 {
+        return Err(problem.refuse(ErrorKind::Parameter, name, "a number above 0", cap));
+    }
+    Ok(hooks::softcap(cap))
+}
+
+/// The hook of the optional input `mask`.
+pub(crate) fn given_mask(problem: &Problem, plan: &PlanBuilder) -> Result<Vec<Hook>> {
+    let full = problem.shape("B H Lq Lk")?;
+    Ok(plan.optional("mask").map(|mask| hooks::given(mask.broadcast(&full))).into_iter().collect())
+}
+
+/// The hook of the optional input `bias`.
+pub(crate) fn given_bias(problem: &Problem, plan: &PlanBuilder) -> Result<Vec<Hook>> {
+    let full = problem.shape("B H Lq Lk")?;
+    Ok(plan.optional("bias").map(|bias| hooks::bias(bias.broadcast(&full))).into_iter().collect())
+}
+
+/// Scratch for `count` partial results of the outputs `out` and `lse`.
+pub(crate) fn parts(plan: &mut PlanBuilder, count: usize) -> Result<(Ref, Ref)> {
+    let (out, lse) = (plan.output("out")?.shape, plan.output("lse")?.shape);
+    let outs = plan.scratch("outs", DType::F32, &[&[count], &out[..]].concat());
+    let lses = plan.scratch("lses", DType::F32, &[&[count], &lse[..]].concat());
+    Ok((outs, lses))
+}
+
+/// The geometric slopes of ALiBi: 2^(-8(h + 1)/H) for a power of two, else those of the power below, then every second one of its double.
+pub(crate) fn head_slopes(heads: usize) -> Vec<f32> {
+    let base = 1 << heads.max(1).ilog2();
+    let slope = |n: usize, h: usize| (2.0_f64).powf(-8.0 * (h + 1) as f64 / n as f64) as f32;
+    (0..heads).map(|h| if h < base { slope(base, h) } else { slope(2 * base, 2 * (h - base)) }).collect()
+}

@@ -1,0 +1,129 @@
+//! Parameters that are one of a few words.
+
+use crate::oracle::features;
+use crate::words;
+
+words! {
+    /// The four patterns of dense attention.
+    pub enum Pattern {
+        /// Every token sees every token of its own sequence.
+        NoncausalSelf = "noncausal_self",
+        /// A token sees itself and what came before it.
+        CausalSelf = "causal_self",
+        /// Every query sees every key of another sequence.
+        NoncausalCross = "noncausal_cross",
+        /// Queries and keys of different length, aligned as [`Align`] says.
+        CausalCross = "causal_cross",
+    }
+}
+
+impl Pattern {
+    /// Whether later keys are hidden.
+    pub fn is_causal(self) -> bool {
+        matches!(self, Pattern::CausalSelf | Pattern::CausalCross)
+    }
+}
+
+words! {
+    /// Where query `i` sits on the axis of the keys.
+    pub enum Align {
+        /// At i + Lk − Lq: the last query sees the last key.
+        BottomRight = "bottom_right",
+        /// At i.
+        TopLeft = "top_left",
+    }
+}
+
+words! {
+    /// The bias of sigmoid attention.
+    pub enum BiasRule {
+        /// −ln Lk.
+        NegLogLen = "neg_log_len",
+        /// −ln of the keys that the row may see.
+        NegLogRow = "neg_log_row",
+        /// The parameter `bias_value`.
+        Value = "value",
+    }
+}
+
+words! {
+    /// The positions of streaming attention.
+    pub enum Position {
+        /// Those of the text: q and k come as they are to be used.
+        Text = "text",
+        /// Slots of the cache: q and k come unrotated and are rotated by slot.
+        Cache = "cache",
+    }
+}
+
+words! {
+    /// The decay of lightning attention, head by head.
+    pub enum DecayRule {
+        /// No decay.
+        None = "none",
+        /// The slopes of ALiBi, shrinking with the layer.
+        Slopes = "slopes",
+        /// 8h/H, shrinking with the layer.
+        Linear = "linear",
+    }
+}
+
+words! {
+    /// A feature map φ of linear attention.
+    pub enum FeatureMap {
+        /// x; may go negative, so without a normaliser.
+        Identity = "identity",
+        /// x + 1 where x > 0, else e^x.
+        Elu1 = "elu1",
+        /// max(x, 0).
+        Relu = "relu",
+        /// max(x, 0)².
+        Relu2 = "relu2",
+        /// x σ(x).
+        Silu = "silu",
+        /// σ(x).
+        Sigmoid = "sigmoid",
+        /// e^x.
+        Exp = "exp",
+        /// Softmax over the features.
+        Softmax = "softmax",
+        /// Softmax of [2x, −2x], width 2D.
+        Hedgehog = "hedgehog",
+        /// [1, x / D^¼, vec(x xᵀ) / √(2D)], width 1 + D + D².
+        Taylor = "taylor",
+        /// The kernel of `taylor` in width 1 + D + D(D + 1)/2.
+        TaylorCompact = "taylor_compact",
+        /// r ⊙ roll(r, 1) with r = max([x, −x], 0), width 2D.
+        Dpfp = "dpfp",
+    }
+}
+
+impl FeatureMap {
+    /// Features of a row of `d` channels.
+    pub fn width(self, d: usize) -> usize {
+        match self {
+            FeatureMap::Hedgehog | FeatureMap::Dpfp => 2 * d,
+            FeatureMap::Taylor => 1 + d + d * d,
+            FeatureMap::TaylorCompact => 1 + d + d * (d + 1) / 2,
+            _ => d,
+        }
+    }
+
+    /// φ(x), for oracles.
+    pub(crate) fn features(self, x: &[f64]) -> Vec<f64> {
+        match self {
+            FeatureMap::Identity => x.to_vec(),
+            FeatureMap::Elu1 => features::elu1(x),
+            FeatureMap::Relu => features::relu(x),
+            FeatureMap::Relu2 => features::relu2(x),
+            FeatureMap::Silu => features::silu(x),
+            FeatureMap::Sigmoid => features::sigmoid(x),
+            FeatureMap::Exp => features::exp(x),
+            FeatureMap::Softmax => features::softmax(x),
+            FeatureMap::Hedgehog => features::hedgehog(x),
+            FeatureMap::Taylor => features::taylor(x),
+            FeatureMap::TaylorCompact => features::taylor_compact(x),
+            FeatureMap::Dpfp => features::dpfp(x, 1),
+        }
+    }
+}

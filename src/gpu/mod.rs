@@ -1,0 +1,17 @@
+//! The GPU engine: runs plans through wgpu. It knows plans, kernels and shaders, and no variant.
+
+mod adapters;
+mod context;
+mod disk;
+mod engine;
+mod pipelines;
+mod pool;
+mod profile;
+mod readback;
+mod resolve;
+
+pub use adapters::{AdapterReport, adapters};
+pub use context::{Gpu, GpuOptions};
+pub use engine::{GpuEngine, GpuPlan};
+pub use pool::Lease;
+pub use profile::Timing;

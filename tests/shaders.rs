@@ -38,7 +38,8 @@ fn keys() -> Vec<KernelKey> {
 fn validate(text: &str, label: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{label}:\n{}", e.emit_to_string(text)));
     let mut validator =
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+        
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32);
     let info = validator.validate(&module).unwrap_or_else(|e| panic!("{label}:\n{}", e.emit_to_string(text)));
     (module, info)
 }
@@ -121,6 +122,52 @@ fn composed_text_of_each_kernel() {
         insta::assert_snapshot!(format!("{name}.wgsl"), text);
         insta::assert_snapshot!(format!("{name}.msl"), msl(&module, &info, entry));
         insta::assert_snapshot!(format!("{name}.hlsl"), hlsl(&module, &info, entry));
+    }
+}
+
+/// A device with square cooperative matrices of `side`, as on NVIDIA (16, subgroups of 32) or in lavapipe (8, subgroups of 8).
+fn matrix_caps(side: u32, lanes: u32) -> Caps {
+    Caps {
+        tier: wgpu_attention::caps::Tier::T2,
+        f16: true,
+        subgroups: Some((lanes, lanes)),
+        matrix: Some(side),
+        max_workgroup_memory: 48 << 10,
+        max_invocations: 1024,
+        ..Caps::portable(Target::Native)
+    }
+}
+
+#[test]
+fn matrix_keys_validate_and_translate() {
+    use wgpu_attention::variants::dense::DenseAttention;
+    for (side, lanes) in [(16, 32), (8, 8), (8, 32)] {
+        for (depth, width) in [(64, 64), (128, 128), (72, 40)] {
+            let variant = DenseAttention::default();
+            let sizes = [("B", 1), ("H", 4), ("Lq", 500), ("D", depth), ("Dv", width)].map(|(n, s)| (n.to_owned(), s));
+            let problem = Problem::from_sizes(&variant, &sizes, true, &["mask", "bias"]).expect("a problem");
+            let plan = runtime::plan(&variant, &problem).expect("a plan");
+            let layouts: Vec<_> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+            let launch = plan.stages[0].op.kernel().launch(&plan.io(0, &layouts), &matrix_caps(side, lanes)).expect("a launch");
+            assert_eq!(launch.key.entry, "attend/matrix");
+            let text = shader::compose(&launch.key).expect("a composed shader");
+            assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
+            let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities: naga::valid::Capabilities::all() };
+            let module = naga::front::wgsl::Frontend::new_with_options(options)
+            .parse(&text)
+            .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+            let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+            let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+            let options = naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
+            naga::back::spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
+            let memory: u32 = module
+                .global_variables
+                .iter()
+                .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
+                .map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()))
+                .sum();
+            assert!(memory <= 48 << 10, "{memory} bytes of workgroup memory");
+        }
     }
 }
 

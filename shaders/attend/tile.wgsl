@@ -100,7 +100,7 @@ fn kernel(group: u32, lane: u32) {
             for (var c = 0u; c < CHUNK; c++) {
                 let k0 = operands[288u + column * STRIDE + c];
                 let k1 = operands[288u + (column + 16u) * STRIDE + c];
-                for (var r = 0u; r < 4u; r++) {
+                for (var r = 0u; r < 4u; r++) { // unroll
                     let x = operands[(rows + r) * STRIDE + c];
                     s[r] += vec2<f32>(dot(x, k0), dot(x, k1));
                 }
@@ -108,26 +108,30 @@ fn kernel(group: u32, lane: u32) {
             workgroupBarrier();
         }
 
-        // Scores, hooks and mask; masked pairs hold MASKED (or weight 0 without softmax).
-        for (var r = 0u; r < 4u; r++) {
-            let at = row_at(t, rows + r);
+        for (var r = 0u; r < 4u; r++) { // unroll
+            scores[(rows + r) * STRIDE + column / 4u][column % 4u] = s[r].x;
+            scores[(rows + r) * STRIDE + column / 4u + 4u][column % 4u] = s[r].y;
+        }
+        // Hooks and mask; masked pairs hold MASKED (or weight 0 without softmax). Each thread visits its own eight scores through memory:
+        // a counter may not index registers, and eight copies of the hooks would make the shader long.
+        for (var n = 0u; n < 8u; n++) {
+            let row = rows + n / 2u;
+            let slot = column + (n % 2u) * 16u;
+            let at = row_at(t, row);
             let query = position(t, at.row);
-            for (var n = 0u; n < 2u; n++) {
-                let slot = column + n * 16u;
-                let key = key_of[slot];
-                let pair = At(t.batch, at.head, at.row, query, key);
-                var x = select(0.0, MASKED, SOFTMAX);
-                if (allowed(t, at, query, row_bounds[rows + r], key)) {
-                    x = score(s[r][n] * args.scale, pair);
-                    if (SOFTMAX) {
-                        // A bias of -inf masks too. Written so that NaN stays.
-                        x = select(x, MASKED, x < MASKED);
-                    } else {
-                        x = weight(x, pair);
-                    }
+            let key = key_of[slot];
+            let pair = At(t.batch, at.head, at.row, query, key);
+            var x = select(0.0, MASKED, SOFTMAX);
+            if (allowed(t, at, query, row_bounds[row], key)) {
+                x = score(scores[row * STRIDE + slot / 4u][slot % 4u] * args.scale, pair);
+                if (SOFTMAX) {
+                    // A bias of -inf masks too. Written so that NaN stays.
+                    x = select(x, MASKED, x < MASKED);
+                } else {
+                    x = weight(x, pair);
                 }
-                scores[(rows + r) * STRIDE + slot / 4u][slot % 4u] = x;
             }
+            scores[row * STRIDE + slot / 4u][slot % 4u] = x;
         }
         workgroupBarrier();
 
@@ -157,8 +161,8 @@ fn kernel(group: u32, lane: u32) {
         workgroupBarrier();
 
         if (SOFTMAX) {
-            for (var r = 0u; r < 4u; r++) {
-                for (var c = 0u; c < VALUE_VECS; c++) {
+            for (var r = 0u; r < 4u; r++) { // unroll
+                for (var c = 0u; c < VALUE_VECS; c++) { // unroll
                     acc[r * VALUE_VECS + c] *= row_factor[rows + r];
                 }
             }
@@ -168,9 +172,9 @@ fn kernel(group: u32, lane: u32) {
             workgroupBarrier();
             for (var k = 0u; k < min(VALUE_KEYS, TILE_K - start); k++) {
                 let slot = start + k;
-                for (var r = 0u; r < 4u; r++) {
+                for (var r = 0u; r < 4u; r++) { // unroll
                     let p = scores[(rows + r) * STRIDE + slot / 4u][slot % 4u];
-                    for (var c = 0u; c < VALUE_VECS; c++) {
+                    for (var c = 0u; c < VALUE_VECS; c++) { // unroll
                         let x = operands[k * COLUMNS + column + c * 16u];
                         // A masked key's NaN or Inf must not reach the row: 0 * NaN is NaN.
                         acc[r * VALUE_VECS + c] += select(p * x, vec4<f32>(), p == 0.0);
@@ -181,12 +185,18 @@ fn kernel(group: u32, lane: u32) {
         }
     }
 
-    finish(t, lane, top, sum);
-    for (var r = 0u; r < 4u; r++) {
+    row_part[lane] = sum;
+    workgroupBarrier();
+    if (lane % 4u == 0u) {
+        let total = row_part[lane] + row_part[lane + 1u] + row_part[lane + 2u] + row_part[lane + 3u];
+        row_factor[lane / 4u] = finish_row(t, row_at(t, lane / 4u), top, total);
+    }
+    workgroupBarrier();
+    for (var r = 0u; r < 4u; r++) { // unroll
         let at = row_at(t, rows + r);
         if (at.valid) {
             let base = args.out_offset + t.split * args.out_s0 + t.batch * args.out_s1 + at.head * args.out_s2 + at.row * args.out_s3;
-            for (var c = 0u; c < VALUE_VECS; c++) {
+            for (var c = 0u; c < VALUE_VECS; c++) { // unroll
                 let d = (column + c * 16u) * 4u;
                 out_store4(base, d, args.width, acc[r * VALUE_VECS + c] * row_factor[rows + r]);
             }

@@ -2,9 +2,11 @@
 //
 // One workgroup: one row, any length. A radix select over keys whose order is that of the scores finds the key of the last score
 // taken, 8 bits a pass from the top; a pass over the row in order then compacts what is above it and the first of its equals.
-// Threads: 4 neighbouring slots each, 1024 a step; in the histogram one bin each.
-// Workgroup memory: 1024 (histogram) + 1152 (sums) + 8 = 2.2 KiB. Barriers: 7 a pass, 3 a step of the compaction.
+// Threads: 4 neighbouring slots each, 1024 a step; in the histogram one bin each. A row of at most SHORT slots is ranked at once instead,
+// a slot a thread, because there the barriers of the passes would cost more than all comparisons.
+// Workgroup memory: 1024 (histogram) + 1152 (sums) + 8 = 2.2 KiB. Barriers: 7 a pass, 3 a step of the compaction; short rows 5.
 
+const SHORT: u32 = 128u;
 const BITS: u32 = 0xffu;
 const LOWEST: u32 = 0x7149f2cau;    // magnitude of -1e30: scores from there down are never taken
 const INFINITE: u32 = 0x7f800000u;
@@ -120,8 +122,43 @@ fn index_of(r: Row, slot: u32) -> i32 {
     return entry * i32(args.list_block) + i32(slot % args.list_block);
 }
 
+fn place_at(r: Row, n: u32) -> u32 {
+    return args.indices_offset + r.batch * args.indices_s0 + r.head * args.indices_s1 + r.query * args.indices_s2 + n;
+}
+
+fn clear(r: Row, lane: u32, taken: u32) {
+    for (var n = taken + lane; n < args.places; n += WORKGROUP) {
+        indices_store(place_at(r, n), -1);
+    }
+}
+
+// A slot is taken when fewer than `taken` slots have a larger key, or an equal one further down.
+fn rank(r: Row, lane: u32) {
+    var key = 0u;
+    if (lane < args.slots) {
+        key = key_of(r, i32(lane), scores_load(r.scores + lane));
+    }
+    atomicStore(&histogram[lane], key);
+    workgroupBarrier();
+    var above = 0u;
+    for (var n = 0u; n < args.slots; n++) {
+        let other = atomicLoad(&histogram[n]);
+        above += select(0u, 1u, other > key || (other == key && n < lane));
+    }
+    let take = key > 0u && above < args.taken;
+    let sum = exclusive_sum(lane, select(0u, 1u, take));
+    if (take) {
+        indices_store(place_at(r, sum.x), index_of(r, lane));
+    }
+    clear(r, lane, sum.y);
+}
+
 fn kernel(group: u32, lane: u32) {
     let r = row_of(group);
+    if (args.slots <= SHORT) {
+        rank(r, lane);
+        return;
+    }
     var found = 0u;             // digits of the last key taken, from the top
     var known = 0u;             // their mask
     var wanted = args.taken;    // keys to take among those that agree with `found`
@@ -144,7 +181,6 @@ fn kernel(group: u32, lane: u32) {
     // Fewer keys than places: all but those that are never taken.
     wanted = select(wanted, 0u, found == 0u);
 
-    let base = args.indices_offset + r.batch * args.indices_s0 + r.head * args.indices_s1 + r.query * args.indices_s2;
     var taken = vec2<u32>();    // larger keys and equal ones so far
     for (var first = 0u; first < args.slots; first += WORKGROUP * 4u) {
         let slot = first + lane * 4u;
@@ -160,13 +196,11 @@ fn kernel(group: u32, lane: u32) {
         var at = taken + vec2<u32>(sum.x & 0xffffu, sum.x >> 16u);
         for (var n = 0u; n < 4u; n++) {
             if (flags[n] == 1u || (flags[n] != 0u && at.y < wanted)) {
-                indices_store(base + at.x + min(at.y, wanted), index_of(r, slot + n));
+                indices_store(place_at(r, at.x + min(at.y, wanted)), index_of(r, slot + n));
             }
             at += vec2<u32>(flags[n] & 0xffffu, flags[n] >> 16u);
         }
         taken += vec2<u32>(sum.y & 0xffffu, sum.y >> 16u);
     }
-    for (var n = taken.x + min(taken.y, wanted) + lane; n < args.places; n += WORKGROUP) {
-        indices_store(base + n, -1);
-    }
+    clear(r, lane, taken.x + min(taken.y, wanted));
 }

@@ -20,6 +20,8 @@ pub struct GpuOptions {
     pub cache: Option<PathBuf>,
     /// Fills every fresh buffer with NaN: for tests.
     pub poison: bool,
+    /// Leave cooperative matrices alone even where the device has them and they pass their self-test.
+    pub no_matrix: bool,
     /// Work bound of one submit, in FLOPs; a default for the kind of device without it.
     pub submit_flops: Option<f64>,
 }
@@ -43,11 +45,18 @@ impl Gpu {
         let features = adapter.features()
             & (wgpu::Features::SHADER_F16
                 | wgpu::Features::SUBGROUP
+                | wgpu::Features::SUBGROUP_BARRIER
                 | wgpu::Features::TIMESTAMP_QUERY
                 | wgpu::Features::PIPELINE_CACHE);
+        let matrix = adapters::matrix_side(&adapter.cooperative_matrix_properties()).is_some() && !options.no_matrix;
+        let coop = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        let coop = if matrix { adapter.features() & coop } else { wgpu::Features::empty() };
+        // SAFETY: the one experimental feature asked for is used by kernels that pass a self-test on the device before anything else.
+        let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpu-attention"),
-            required_features: features,
+            experimental_features: if coop.is_empty() { wgpu::ExperimentalFeatures::disabled() } else { experimental },
+            required_features: features | coop,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -117,7 +126,7 @@ fn caps(device: &wgpu::Device, adapter: Option<&wgpu::Adapter>, info: &wgpu::Ada
     let browser = info.backend == wgpu::Backend::BrowserWebGpu;
     let subgroups = has(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size));
     let matrix = adapter
-        .filter(|_| has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX))
+        .filter(|_| has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && has(wgpu::Features::SUBGROUP_BARRIER))
         .and_then(|a| adapters::matrix_side(&a.cooperative_matrix_properties()));
     let f16 = has(wgpu::Features::SHADER_F16);
     let tier = match (f16 && subgroups.is_some(), matrix) {

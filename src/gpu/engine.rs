@@ -4,6 +4,7 @@ use super::context::{Gpu, scoped};
 use super::pipelines::{Pipeline, Pipelines};
 use super::pool::Pool;
 use super::resolve::Dispatch;
+use super::self_test::Verdicts;
 use super::{GpuOptions, readback};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::KernelKey;
@@ -18,6 +19,7 @@ pub struct GpuEngine {
     pub(crate) gpu: Gpu,
     pub(super) pipelines: Arc<Pipelines>,
     pub(super) pool: Arc<Pool>,
+    pub(super) verdicts: Arc<Mutex<Verdicts>>,
 }
 
 /// A plan with its scratch memory, constants and bind groups on the device.
@@ -41,6 +43,13 @@ struct Groups {
 
 /// Cached bind groups keep their buffers alive, so there is a bound.
 const MOST_GROUPS: usize = 256;
+
+impl GpuPlan {
+    /// For a plan without scratch memory and constants.
+    pub(super) fn bare(plan: &Plan) -> Self {
+        GpuPlan { scratch: Vec::new(), constants: HashMap::new(), memory: plan.memory(), groups: Mutex::default() }
+    }
+}
 
 impl GpuEngine {
     /// Opens a device.
@@ -66,12 +75,17 @@ impl GpuEngine {
 
     fn with(gpu: Gpu, options: &GpuOptions) -> Self {
         let pool = Pool::new(&gpu.device, options.poison);
-        GpuEngine { pipelines: Arc::new(Pipelines::new(&gpu, options)), gpu, pool }
+        GpuEngine { pipelines: Arc::new(Pipelines::new(&gpu, options)), gpu, pool, verdicts: Arc::default() }
     }
 
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// The wgpu device and queue, to share with other code.
+    pub fn device(&self) -> (&wgpu::Device, &wgpu::Queue) {
+        (&self.gpu.device, &self.gpu.queue)
     }
 
     /// Bytes of buffers made, and of those that are free for reuse.
@@ -204,7 +218,9 @@ impl GpuEngine {
         let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
         for n in 0..plan.stages.len() {
             // Only offsets differ between this and a run: they come from how the caller's buffers are aligned.
-            let launch = plan.stages[n].op.kernel().launch(&plan.io(n, &layouts), &self.gpu.caps)?;
+            let (kernel, io) = (plan.stages[n].op.kernel(), plan.io(n, &layouts));
+            self.test_matrix(kernel, &io).await?;
+            let launch = self.launch(kernel, &io)?;
             self.pipelines.prepare(&self.gpu, &launch.key).await?;
         }
         Ok(GpuPlan { scratch, constants, memory, groups: Mutex::default() })

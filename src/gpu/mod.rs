@@ -9,9 +9,11 @@ mod pool;
 mod profile;
 mod readback;
 mod resolve;
+mod self_test;
 
 pub use adapters::{AdapterReport, adapters};
 pub use context::{Gpu, GpuOptions};
 pub use engine::{GpuEngine, GpuPlan};
 pub use pool::Lease;
 pub use profile::Timing;
+pub use self_test::{Shape, Verdicts};

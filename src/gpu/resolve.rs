@@ -108,7 +108,7 @@ impl GpuEngine {
         if !side.is_empty() {
             bound.push(("side".to_owned(), self.pack_side(plan, side)?));
         }
-        let mut launch = kernel.launch(&io, &self.gpu.caps)?;
+        let mut launch = self.launch(kernel, &io)?;
         allow_aliases(&mut launch.key, &bound, &subject("buffer"))?;
         let pipeline = match self.pipelines.get(&launch.key) {
             Some(known) => known?,

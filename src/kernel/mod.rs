@@ -98,20 +98,28 @@ pub struct Role {
     pub optional: bool,
     /// The element type an absent role is declared with, and the default of a present one.
     pub dtype: DType,
+    /// Rows are read four elements at a time where they allow it. Off for roles whose rows run along a length: whether that is a
+    /// multiple of four must not enter the key.
+    pub vector: bool,
 }
 
 impl Role {
     /// A required role that is read.
     pub const fn read(name: &'static str, dtype: DType) -> Self {
-        Role { name, access: Access::Read, optional: false, dtype }
+        Role { name, access: Access::Read, optional: false, dtype, vector: true }
     }
     /// A required role that is written.
     pub const fn write(name: &'static str, dtype: DType) -> Self {
-        Role { name, access: Access::Write, optional: false, dtype }
+        Role { name, access: Access::Write, optional: false, dtype, vector: true }
     }
     /// The same role, optional.
     pub const fn optional(mut self) -> Self {
         self.optional = true;
+        self
+    }
+    /// The same role, read and written one element at a time.
+    pub const fn scalar(mut self) -> Self {
+        self.vector = false;
         self
     }
 }
@@ -194,7 +202,10 @@ impl<'a> LaunchBuilder<'a> {
                 let meta = io.find(role.name);
                 Buffer {
                     name: role.name,
-                    element: meta.map_or(Element { dtype: role.dtype, vector: false }, element),
+                    element: match meta.map(element) {
+                        Some(found) => Element { vector: found.vector && role.vector, ..found },
+                        None => Element { dtype: role.dtype, vector: false },
+                    },
                     access: role.access,
                     present: meta.is_some(),
                 }
@@ -226,6 +237,13 @@ impl<'a> LaunchBuilder<'a> {
         }
         builder.hooks();
         builder
+    }
+
+    /// Sets the abilities used; T0 otherwise.
+    #[must_use]
+    pub fn tier(mut self, tier: Tier) -> Self {
+        self.key.tier = tier;
+        self
     }
 
     /// Adds a file under `shaders/`.

@@ -2,7 +2,8 @@
 //!
 //! The accessors and chains are the only generated code. Shader logic is never text in Rust: it branches on constants.
 
-use super::library;
+use super::{library, unroll};
+use crate::caps::Tier;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Access, Buffer, Const, HookKey, KernelKey, Place, Point, ScalarType, TableKey};
 use crate::tensor::DType;
@@ -16,6 +17,12 @@ pub fn compose(key: &KernelKey) -> Result<String> {
     let mut text = String::with_capacity(16 << 10);
     let out = &mut text;
     // Writing to a String cannot fail.
+    if key.tier >= Tier::T1 {
+        out.push_str("enable f16;\n");
+    }
+    if key.tier == Tier::T2 {
+        out.push_str("enable wgpu_cooperative_matrix;\n");
+    }
     let _ = write!(out, "// {}\n\nconst WORKGROUP: u32 = {}u;\n", key.label(), key.workgroup);
     for (name, value) in &key.consts {
         let _ = match value {
@@ -42,7 +49,7 @@ pub fn compose(key: &KernelKey) -> Result<String> {
         out.push_str(file_text(file)?);
         out.push('\n');
     }
-    key.buffers.iter().for_each(|buffer| accessors(out, buffer));
+    key.buffers.iter().for_each(|buffer| accessors(out, buffer, key.tier >= Tier::T1));
     key.tables.iter().for_each(|table| table_accessor(out, table));
     key.hooks.iter().enumerate().for_each(|(n, hook)| hook_text(out, n, hook));
     chains(out, &key.hooks);
@@ -53,7 +60,7 @@ pub fn compose(key: &KernelKey) -> Result<String> {
          fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {\n    \
          let group = args.first_group + id.x + id.y * args.grid_x;\n    if (group < args.end_group) {\n        kernel(group, lane);\n    }\n}\n",
     );
-    Ok(text)
+    Ok(if text.contains("// unroll") { unroll::unroll(&text, &key.consts) } else { text })
 }
 
 fn file_text(name: &str) -> Result<&'static str> {
@@ -68,6 +75,7 @@ fn word(key: &KernelKey, name: &str) -> &'static str {
     match (buffer.element.dtype, buffer.element.vector) {
         (DType::F32, false) => "f32",
         (DType::F32, true) => "vec4<f32>",
+        (DType::F16, true) if key.tier >= Tier::T1 => "vec4<f16>",
         (DType::F16, true) => "vec2<u32>",
         (DType::I32, _) => "i32",
         (DType::F16, false) | (DType::U8, _) => "u32",
@@ -78,7 +86,8 @@ fn word(key: &KernelKey, name: &str) -> &'static str {
 ///
 /// `base` is the position of a row, `d` an offset in it that is a multiple of four, `width` the row's length: what lies past it
 /// reads as 0 and is not written.
-fn accessors(out: &mut String, buffer: &Buffer) {
+fn accessors(out: &mut String, buffer: &Buffer, native: bool) {
+    let half = buffer.element.dtype == DType::F16 && buffer.element.vector;
     let name = buffer.name;
     let data = format!("{name}_data");
     let scalar = if buffer.element.dtype == DType::I32 { "i32" } else { "f32" };
@@ -88,6 +97,7 @@ fn accessors(out: &mut String, buffer: &Buffer) {
     } else {
         match (buffer.element.dtype, buffer.element.vector) {
             (DType::F32, true) => format!("return {data}[i >> 2u][i & 3u];"),
+            (DType::F16, true) if native => format!("return f32({data}[i >> 2u][i & 3u]);"),
             (DType::F16, true) => format!("return unpack_half({data}[i >> 2u][(i >> 1u) & 1u], i);"),
             (DType::F16, false) => format!("return unpack_half({data}[i >> 1u], i);"),
             (DType::U8, _) => format!("return f32(unpack_byte({data}[i >> 2u], i));"),
@@ -101,6 +111,9 @@ fn accessors(out: &mut String, buffer: &Buffer) {
             (_, true, DType::F32) => {
                 format!("if (d < width) {{ return {data}[(base + d) >> 2u]; }} return vec4<f32>();")
             }
+            (_, true, _) if native => {
+                format!("if (d < width) {{ return vec4<f32>({data}[(base + d) >> 2u]); }} return vec4<f32>();")
+            }
             (_, true, _) => {
                 format!("if (d < width) {{ return unpack_half4({data}[(base + d) >> 2u]); }} return vec4<f32>();")
             }
@@ -113,6 +126,10 @@ fn accessors(out: &mut String, buffer: &Buffer) {
             }
         };
         let _ = writeln!(out, "fn {name}_load4(base: u32, d: u32, width: u32) -> vec4<f32> {{ {body} }}");
+    }
+    if native && half {
+        let body = format!("if (d < width) {{ return {data}[(base + d) >> 2u]; }} return vec4<f16>();");
+        let _ = writeln!(out, "fn {name}_half4(base: u32, d: u32, width: u32) -> vec4<f16> {{ {body} }}");
     }
     // A read role shares its buffer with a written one when it is declared read_write: it still is not written.
     if buffer.access == Access::Write && matches!(buffer.element.dtype, DType::F32 | DType::I32) {

@@ -2,6 +2,7 @@
 
 mod compose;
 mod library;
+mod unroll;
 
 pub use compose::compose;
 pub use library::{FILES, source};

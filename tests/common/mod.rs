@@ -75,3 +75,65 @@ pub fn tensor_of(array: &Array) -> HostTensor {
     HostTensor::new(&array.shape, array.data.iter().map(|&x| x as f32).collect::<Vec<_>>())
         .expect("as many elements as the shape says")
 }
+
+/// Standard normal numbers from a seed, the same on every machine.
+pub fn random(shape: &[usize], seed: u64) -> HostTensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03;
+    let mut uniform = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 + 0.5) / (1 << 24) as f32
+    };
+    HostTensor::from_fn(shape, |_| (-2.0 * uniform().ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos())
+}
+
+/// How far two results may be apart: root mean square of the difference over that of the wanted values, and the largest difference over
+/// the largest wanted value.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    rms: f64,
+    max: f64,
+}
+
+impl Budget {
+    /// f32 in and out, f32 accumulation.
+    pub const F32: Budget = Budget { rms: 4e-6, max: 2e-5 };
+    /// f16 in, compared with the rounded inputs.
+    pub const F16: Budget = Budget { rms: 4e-5, max: 2e-4 };
+    /// The matrix path: weights are rounded to f16 before they meet the values.
+    pub const MATRIX: Budget = Budget { rms: 1e-3, max: 3e-3 };
+    /// Recurrences: errors of many steps add up.
+    pub const SCAN: Budget = Budget { rms: 1e-5, max: 5e-5 };
+}
+
+/// Panics with the name and both errors when `got` is further from `want` than the budget.
+pub fn assert_close(name: &str, want: &HostTensor, got: &HostTensor, budget: Budget) {
+    if let Err(why) = close(want, got, budget) {
+        panic!("{name}: {why}");
+    }
+}
+
+/// `Err` says how far apart two results are. −∞ agrees with anything up to −1e30; NaN agrees with nothing.
+pub fn close(want: &HostTensor, got: &HostTensor, budget: Budget) -> Result<(), String> {
+    if want.shape() != got.shape() {
+        return Err(format!("shape {:?}, wanted {:?}", got.shape(), want.shape()));
+    }
+    let (mut difference, mut wanted, mut worst, mut largest) = (0.0, 0.0, 0.0_f64, 0.0_f64);
+    for (at, (w, g)) in want.to_f64().into_iter().zip(got.to_f64()).enumerate() {
+        if w <= -1e30 && g <= -1e30 {
+            continue;
+        }
+        if !g.is_finite() || !w.is_finite() {
+            return Err(format!("{g} at {at}, wanted {w}"));
+        }
+        difference += (w - g) * (w - g);
+        wanted += w * w;
+        worst = worst.max((w - g).abs());
+        largest = largest.max(w.abs());
+    }
+    let scale = |x: f64| if x == 0.0 { 1.0 } else { x };
+    let (rms, max) = ((difference / scale(wanted)).sqrt(), worst / scale(largest));
+    if rms <= budget.rms && max <= budget.max {
+        return Ok(());
+    }
+    Err(format!("rms {rms:.1e} (allowed {:.0e}), max {max:.1e} (allowed {:.0e})", budget.rms, budget.max))
+}

@@ -1,14 +1,13 @@
-//! The launch of `attend/tile`.
+//! The launch of `attend/tile` or `attend/matrix`: which, with which tile, by facts of the device and the problem.
 
 use super::{Attend, Keys, Normaliser, TABLES};
-use crate::caps::Caps;
+use crate::caps::{Caps, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, Point};
-use crate::kernel::{Io, LaunchBuilder};
+use crate::kernel::{Io, LaunchBuilder, element};
+use crate::tensor::DType;
 
-const TILE_Q: usize = 32;
-const WORKGROUP: u32 = 128;
-/// Accumulators of a thread are 16 vec4 at most: wider values spill registers.
+/// The portable tile's accumulators are 32 vec4 a thread at this width: wider ones would not stay in registers.
 const WIDEST: usize = 512;
 
 /// Rows that one block of packed rows holds, and how many query heads are packed.
@@ -33,6 +32,70 @@ fn packing(op: &Attend, io: &Io) -> Packing {
     Packing { pack, block_rows, row_blocks: q[2].div_ceil(block_rows), list_heads }
 }
 
+/// A kernel and its tile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Choice {
+    tier: Tier,
+    entry: &'static str,
+    /// Query rows of a workgroup.
+    rows: usize,
+    workgroup: u32,
+    consts: Vec<(&'static str, u32)>,
+    imports: Vec<&'static str>,
+}
+
+/// The portable tile: runs everywhere, takes everything.
+fn tile(width: usize) -> Choice {
+    Choice {
+        tier: Tier::T0,
+        entry: "attend/tile",
+        rows: 32,
+        workgroup: 128,
+        consts: vec![("VALUE_VECS", width.div_ceil(64) as u32)],
+        imports: Vec::new(),
+    }
+}
+
+/// Wider rows do not fit the registers beside Q and the accumulators.
+const MATRIX_WIDEST: usize = 128;
+
+/// Cooperative matrices, where the device has them and the problem fills them.
+fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
+    let side = caps.matrix? as usize;
+    let lanes = caps.subgroups.filter(|(least, most)| least == most)?.0 as usize;
+    let depth = io.get("q").layout.shape[3].div_ceil(side);
+    let width = io.get("v").layout.shape[3].div_ceil(side);
+    let halves = ["q", "k", "v"].map(|role| element(io.get(role))).iter().all(|e| e.dtype == DType::F16 && e.vector);
+    // A decode step has too few rows: the portable tile reads K and V as fast.
+    let fits = halves && lanes.is_multiple_of(side) && depth.max(width) * side <= MATRIX_WIDEST && rows > 32;
+    if !fits || matches!(op.keys, Keys::Tokens { .. }) || (side == 16 && lanes / side > 4) {
+        return None;
+    }
+    for subgroups in [16, 8, 4] {
+        let tile = lanes * subgroups;
+        let staged = 2 * side * ((depth * side + 8) + (width * side + 8)) * 2;
+        let bytes = staged + tile * (side + 4) * 4 + tile * side * 2 + tile * 8 + 32;
+        let too_many = tile > caps.max_invocations as usize || tile > 256 || (tile > 128 && tile / 2 >= rows);
+        if bytes > caps.max_workgroup_memory as usize || too_many {
+            continue;
+        }
+        return Some(Choice {
+            tier: Tier::T2,
+            entry: "attend/matrix",
+            rows: tile,
+            workgroup: tile as u32,
+            consts: vec![
+                ("SUBGROUPS", subgroups as u32),
+                ("ROW_TILES", (lanes / side) as u32),
+                ("DEPTH_TILES", depth as u32),
+                ("VALUE_TILES", width as u32),
+            ],
+            imports: vec![if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" }],
+        });
+    }
+    None
+}
+
 pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
     let [batch, heads, queries, depth] = io.get("q").layout.shape[..] else { return Err(rank("q")) };
     let [_, kv_heads, keys, _] = io.get("k").layout.shape[..] else { return Err(rank("k")) };
@@ -42,7 +105,8 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
         return Err(Error::new(ErrorKind::Limit, message));
     }
     let p = packing(op, io);
-    let tiles = (p.pack * p.block_rows).div_ceil(TILE_Q);
+    let choice = matrix(op, io, caps, p.pack * p.block_rows).unwrap_or_else(|| tile(width));
+    let tiles = (p.pack * p.block_rows).div_ceil(choice.rows);
     let groups = op.splits * batch * (heads / p.pack) * p.row_blocks * tiles;
     let index = |value: Option<usize>| value.map_or(-1, |n| n as i64);
     let list = |axis: usize| io.find("indices").map_or(0, |m: &crate::kernel::Meta| m.layout.shape[axis]);
@@ -53,8 +117,17 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
         Keys::Blocks { keys: size, .. } => ("attend/keys_blocks", list(3), list(3), size),
         Keys::Tokens { block } => ("attend/keys_tokens", list(3), 0, block),
     };
-    let mut builder = LaunchBuilder::new(op, "attend/tile", WORKGROUP, io, caps, &TABLES)
-        .constant("VALUE_VECS", width.div_ceil(64) as u32)
+    let mut builder = LaunchBuilder::new(op, choice.entry, choice.workgroup, io, caps, &TABLES).tier(choice.tier);
+    for (name, value) in &choice.consts {
+        builder = builder.constant(name, *value);
+    }
+    for file in &choice.imports {
+        builder = builder.import(file);
+    }
+    if choice.tier == Tier::T2 {
+        builder = builder.switch("HAS_SCORE", io.hooks.iter().any(|h| h.point == Point::Score));
+    }
+    let mut builder = builder
         .switch("SOFTMAX", op.normaliser == Normaliser::Softmax)
         .switch("BOTTOM_RIGHT", op.bottom_right)
         .switch("HAS_MASK", io.hooks.iter().any(|h| h.point == Point::Mask))

@@ -111,8 +111,8 @@ impl Kernel for Attend {
             Role::read("indptr", DType::I32).optional(),
             Role::read("indices", DType::I32).optional(),
             Role::write("out", DType::F32),
-            Role::write("lse", DType::F32).optional(),
-            Role::write("mass", DType::F32).optional(),
+            Role::write("lse", DType::F32).scalar().optional(),
+            Role::write("mass", DType::F32).scalar().optional(),
         ];
         &ROLES
     }

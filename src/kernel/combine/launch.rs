@@ -7,6 +7,9 @@ use crate::kernel::key::{Launch, ScalarType};
 use crate::kernel::{Io, LaunchBuilder};
 
 const WORKGROUP: u32 = 128;
+/// Parts that one thread of a merge takes before others share them, and the most that share.
+const MERGE_PARTS: usize = 8;
+const MERGE_SHARE: usize = 32;
 /// The parts of a mix, in the order of their gates.
 pub(super) const PARTS: [&str; 3] = ["x0", "x1", "x2"];
 
@@ -14,10 +17,12 @@ pub(super) fn merge(op: &Merge, io: &Io, caps: &Caps) -> Result<Launch> {
     let [parts, batch, heads, rows, width] = io.get("outs").layout.shape[..] else { return Err(rank("outs", 5)) };
     let vectors = width.div_ceil(4);
     let total = batch * heads * rows * vectors;
+    let share = parts.div_ceil(MERGE_PARTS).next_power_of_two().min(MERGE_SHARE);
     Ok(LaunchBuilder::new(op, "combine/merge", WORKGROUP, io, caps, &[("sink", ScalarType::F32)])
         .u32("total", total)
         .u32("vectors", vectors)
         .u32("parts", parts)
+        .u32("share", share)
         .u32("heads", heads)
         .u32("rows", rows)
         .u32("width", width)
@@ -27,7 +32,7 @@ pub(super) fn merge(op: &Merge, io: &Io, caps: &Caps) -> Result<Launch> {
         .strides("lses", 4)
         .strides("out", 4)
         .strides("lse", 3)
-        .groups(total.div_ceil(WORKGROUP as usize)))
+        .groups(total.div_ceil(WORKGROUP as usize / share)))
 }
 
 pub(super) fn mix(op: &Mix, io: &Io, caps: &Caps) -> Result<Launch> {

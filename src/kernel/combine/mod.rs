@@ -1,8 +1,6 @@
 //! `combine`: merges of partial results and weighted sums of results.
 
 mod launch;
-#[cfg(test)]
-mod tests;
 mod twin;
 
 use super::{Io, Kernel, Role, TwinIo};
@@ -12,7 +10,7 @@ use crate::kernel::key::Launch;
 use crate::tensor::DType;
 
 /// Merge of partial softmax results: roles outs (P, B, H, L, Dv), lses (P, B, H, L); outputs out (B, H, L, Dv), lse (B, H, L).
-/// Table `sink` (1, H, 1, S): logits that join the denominator once. Parts are added in order; an empty part (lse = −∞) counts nothing,
+/// Table `sink` (1, H, 1, S): logits that join the denominator once. Parts are added in a fixed order; an empty part (lse = −∞) counts nothing,
 /// whatever its output holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Merge;
@@ -29,9 +27,9 @@ impl Kernel for Merge {
     fn roles(&self) -> &'static [Role] {
         const ROLES: [Role; 4] = [
             Role::read("outs", DType::F32),
-            Role::read("lses", DType::F32),
+            Role::read("lses", DType::F32).scalar(),
             Role::write("out", DType::F32),
-            Role::write("lse", DType::F32).optional(),
+            Role::write("lse", DType::F32).scalar().optional(),
         ];
         &ROLES
     }
@@ -59,7 +57,7 @@ impl Kernel for Mix {
             Role::read("x0", DType::F32),
             Role::read("x1", DType::F32).optional(),
             Role::read("x2", DType::F32).optional(),
-            Role::read("gates", DType::F32),
+            Role::read("gates", DType::F32).scalar(),
             Role::write("out", DType::F32),
         ];
         &ROLES

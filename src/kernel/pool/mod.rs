@@ -1,8 +1,5 @@
 //! `pool`: shortens a sequence.
 
-#[cfg(test)]
-mod tests;
-
 use super::reals::Reals;
 use super::{Io, Kernel, LaunchBuilder, Role, TwinIo, for_each_row};
 use crate::caps::Caps;

@@ -1,9 +1,14 @@
 //! `scan`: the linear recurrence S_t = diag(e^g) S_{t-1} + b (a^T S_{t-1}) + w k v^T and its read.
 
+mod launch;
+#[cfg(test)]
+mod tests;
+mod twin;
+
+use super::key::{Launch, ScalarType};
 use super::{Io, Kernel, Role, TwinIo};
 use crate::caps::Caps;
-use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::key::Launch;
+use crate::error::Result;
 use crate::tensor::DType;
 
 /// The width of the log decay.
@@ -31,7 +36,9 @@ pub enum Divide {
 /// The operation. Roles q (B, Hq, Lq, D), k (B, Hk, L, D), v (B, Hv, L, Dv) (head h of H = max reads h / (H / Hx)), `g` (B, H, L, D),
 /// erase vectors `a`, `b` (B, H, L, D), state_in (B, H, D, Dv), out (B, H, Lq, Dv), state (B, H, D, Dv), z (B, H, D).
 /// Tables: `g_scalar` (B, H, L, 1) scalar log decay; `keep` (B, 1, L, 1) 0 for a masked key (no write, no decay, no erase); `w` (B, H, L, 1)
-/// write weight; `u` (1, H, 1, D) bonus of a read before the write; `z_in` (B, H, 1, D).
+/// write weight; `u` (1, H, 1, D) bonus of a read before the write; `z_in` (B, H, 1, D). A table's axis of size 1 has stride 0.
+///
+/// The divisor counts the token itself, also where the read comes before the write. A divisor of 0 gives 0. Accumulates in f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scan {
     /// The width of the log decay.
@@ -45,6 +52,22 @@ pub struct Scan {
     /// Every query reads the state after the last key (no causality; Lq and L may differ).
     pub bidirectional: bool,
 }
+
+impl Scan {
+    /// Causal, read after the write, undivided, without decay.
+    pub fn new(scale: f32) -> Self {
+        Scan { decay: Decay::None, scale, read_before: false, divide: Divide::None, bidirectional: false }
+    }
+}
+
+/// Tables that the kernel itself reads.
+pub(crate) const TABLES: [(&str, ScalarType); 5] = [
+    ("g_scalar", ScalarType::F32),
+    ("keep", ScalarType::Bool),
+    ("w", ScalarType::F32),
+    ("u", ScalarType::F32),
+    ("z_in", ScalarType::F32),
+];
 
 impl Kernel for Scan {
     fn name(&self) -> &'static str {
@@ -67,15 +90,19 @@ impl Kernel for Scan {
         &ROLES
     }
 
-    fn launch(&self, _io: &Io, _caps: &Caps) -> Result<Launch> {
-        Err(Error::new(ErrorKind::Unsupported, "LAUNCH-MISSING"))
+    fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
+        launch::launch(self, io, caps)
     }
 
-    fn twin(&self, _io: &mut TwinIo) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "TWIN-MISSING"))
+    fn twin(&self, io: &mut TwinIo) -> Result<()> {
+        twin::twin(self, io)
     }
 
-    fn flops(&self, _io: &Io) -> f64 {
-        0.0
+    fn flops(&self, io: &Io) -> f64 {
+        let [batch, heads, queries, width] = io.get("out").layout.shape[..] else { return 0.0 };
+        let [_, _, tokens, depth] = io.get("k").layout.shape[..] else { return 0.0 };
+        // A write and a read, and what a token costs besides.
+        let products = 2 * depth * width * (tokens + queries);
+        (batch * heads) as f64 * (products + 64 * (depth + width) * tokens.max(queries)) as f64
     }
 }

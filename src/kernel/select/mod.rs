@@ -1,8 +1,6 @@
 //! `select`: scores of candidates, the indices of the largest, and the key ranges of packed rows.
 
 mod launch;
-#[cfg(test)]
-mod tests;
 mod twin;
 
 use super::{Io, Kernel, Role, TwinIo};
@@ -109,10 +107,10 @@ impl Kernel for Score {
         const ROLES: [Role; 6] = [
             Role::read("q", DType::F32),
             Role::read("k", DType::F32),
-            Role::read("w", DType::F32).optional(),
-            Role::read("lse", DType::F32).optional(),
+            Role::read("w", DType::F32).scalar().optional(),
+            Role::read("lse", DType::F32).scalar().optional(),
             Role::read("list", DType::I32).optional(),
-            Role::write("scores", DType::F32),
+            Role::write("scores", DType::F32).scalar(),
         ];
         &ROLES
     }
@@ -137,7 +135,7 @@ impl Kernel for TopK {
 
     fn roles(&self) -> &'static [Role] {
         const ROLES: [Role; 3] = [
-            Role::read("scores", DType::F32),
+            Role::read("scores", DType::F32).scalar(),
             Role::read("list", DType::I32).optional(),
             Role::write("indices", DType::I32),
         ];

@@ -1,9 +1,14 @@
 //! `transform`: row-wise maps.
 
+mod launch;
+#[cfg(test)]
+mod tests;
+mod twin;
+
+use super::key::Launch;
 use super::{Io, Kernel, Role, TwinIo};
 use crate::caps::Caps;
-use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::key::Launch;
+use crate::error::Result;
 use crate::tensor::DType;
 
 /// A feature map without weights (catalogue: feature-maps).
@@ -35,7 +40,20 @@ pub enum Feature {
     Dpfp(usize),
 }
 
-/// Feature map of rows: roles x (B, H, L, D), out (B, H, L, width).
+impl Feature {
+    /// Features of a row of `d` channels.
+    pub fn width(self, d: usize) -> usize {
+        match self {
+            Feature::Hedgehog => 2 * d,
+            Feature::Taylor => 1 + d + d * d,
+            Feature::TaylorCompact => 1 + d + d * (d + 1) / 2,
+            Feature::Dpfp(nu) => 2 * d * nu,
+            _ => d,
+        }
+    }
+}
+
+/// Feature map of rows, after the feature hooks of the stage: roles x (B, H, L, D), out (B, H, L, width).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Map {
     /// The map.
@@ -44,6 +62,7 @@ pub struct Map {
 
 /// Rotary position embedding: roles x (B, H, L, D), out (B, H, L, D). Angles come as tables made by the host in f64: `cos` and `sin`
 /// (1, 1, L, D/2); or, where they are data, as table `theta` (1, 1, 1, D/2): the angle a position of pair i, positions from `offset`.
+/// With D odd the last channel is not turned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rotary {
     /// Pairs are (2i, 2i + 1); else (i, i + D/2).
@@ -63,7 +82,8 @@ pub enum Gate {
     Sigmoid,
 }
 
-/// Per-row RMS norm without weights, then a gate: roles x (B, H, L, D), optional gate (B, H, L, D), out (B, H, L, D).
+/// Per-row RMS norm without weights, then a gate: roles x (B, H, L, D), optional gate (B, H, L, D), out (B, H, L, D). A row of zeros
+/// gives 0, also with eps 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
     /// Added to the mean square.
@@ -82,16 +102,16 @@ impl Kernel for Map {
         &ROLES
     }
 
-    fn launch(&self, _io: &Io, _caps: &Caps) -> Result<Launch> {
-        Err(Error::new(ErrorKind::Unsupported, "LAUNCH-MISSING"))
+    fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
+        launch::map(self, io, caps)
     }
 
-    fn twin(&self, _io: &mut TwinIo) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "TWIN-MISSING"))
+    fn twin(&self, io: &mut TwinIo) -> Result<()> {
+        twin::map(self, io)
     }
 
-    fn flops(&self, _io: &Io) -> f64 {
-        0.0
+    fn flops(&self, io: &Io) -> f64 {
+        4.0 * io.get("out").layout.len() as f64
     }
 }
 
@@ -105,16 +125,16 @@ impl Kernel for Rotary {
         &ROLES
     }
 
-    fn launch(&self, _io: &Io, _caps: &Caps) -> Result<Launch> {
-        Err(Error::new(ErrorKind::Unsupported, "LAUNCH-MISSING"))
+    fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
+        launch::rotary(self, io, caps)
     }
 
-    fn twin(&self, _io: &mut TwinIo) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "TWIN-MISSING"))
+    fn twin(&self, io: &mut TwinIo) -> Result<()> {
+        twin::rotary(self, io)
     }
 
-    fn flops(&self, _io: &Io) -> f64 {
-        0.0
+    fn flops(&self, io: &Io) -> f64 {
+        3.0 * io.get("out").layout.len() as f64
     }
 }
 
@@ -129,15 +149,15 @@ impl Kernel for Norm {
         &ROLES
     }
 
-    fn launch(&self, _io: &Io, _caps: &Caps) -> Result<Launch> {
-        Err(Error::new(ErrorKind::Unsupported, "LAUNCH-MISSING"))
+    fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
+        launch::norm(self, io, caps)
     }
 
-    fn twin(&self, _io: &mut TwinIo) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "TWIN-MISSING"))
+    fn twin(&self, io: &mut TwinIo) -> Result<()> {
+        twin::norm(self, io)
     }
 
-    fn flops(&self, _io: &Io) -> f64 {
-        0.0
+    fn flops(&self, io: &Io) -> f64 {
+        8.0 * io.get("out").layout.len() as f64
     }
 }

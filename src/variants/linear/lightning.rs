@@ -16,13 +16,15 @@
 //! grows with the length where the decay is weak: a norm is meant to follow. q, k and v may each have fewer heads than
 //! the state.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
+use crate::kernel::scan::{Decay, Scan};
 use crate::oracle::{Inputs, Outputs, scan, slopes};
-use crate::plan::PlanBuilder;
+use crate::plan::{PlanBuilder, ScanIo};
 use crate::problem::Problem;
+use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::DecayRule;
-use crate::variants::common::STATE;
+use crate::variants::common::{STATE, head_slopes};
 use crate::{named, params};
 
 params! {
@@ -63,8 +65,33 @@ impl Variant for LightningAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        let _ = (problem, plan);
-        Err(Error::new(ErrorKind::Unsupported, "PLAN-MISSING"))
+        if self.layer >= self.layers {
+            return Err(problem.refuse(ErrorKind::Parameter, "layer", format!("below `layers` = {}", self.layers), self.layer));
+        }
+        let heads = problem.size("H");
+        let (layer, layers) = (self.layer as f64, self.layers as f64);
+        let rate: Option<Box<dyn Fn(usize) -> f64>> = match self.decay_rule {
+            DecayRule::None => None,
+            DecayRule::Slopes => {
+                let (slopes, factor) = (head_slopes(heads), 1.0 - layer / (layers - 1.0).max(1.0) + 1e-5);
+                Some(Box::new(move |h| f64::from(slopes[h]) * factor))
+            }
+            DecayRule::Linear => Some(Box::new(move |h| 8.0 * h as f64 / heads as f64 * (1.0 - layer / layers))),
+        };
+        let decay = match (plan.optional("log_decay"), rate) {
+            (Some(given), _) => Some(given),
+            (None, Some(rate)) => {
+                let decay: Vec<f32> = (0..heads).map(|h| -rate(h) as f32).collect();
+                Some(plan.constant("decay", HostTensor::new(&[heads], decay)?))
+            }
+            (None, None) => None,
+        };
+        let (out, state) = (plan.output("out")?, plan.output("state")?);
+        let mut io = ScanIo::new(&plan.input("q")?, &plan.input("k")?, &plan.input("v")?, &out, &state);
+        io.state_in = plan.optional("state");
+        let width = if decay.is_some() { Decay::Scalar } else { Decay::None };
+        io.decay = decay.map(|g| g.insert(1).insert(1).insert(0));
+        plan.scan("scan", Scan { decay: width, ..Scan::new(self.scale) }, io)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

@@ -17,10 +17,13 @@
 //! is. The denominator counts `scale` too; where it is exactly 0 out = 0, so a row that has seen no key gives 0 with
 //! any eps.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
+use crate::kernel::scan::{Divide, Scan};
+use crate::kernel::transform::{Feature, Map};
 use crate::oracle::{Array, Inputs, Outputs, dot, shared_head};
-use crate::plan::PlanBuilder;
+use crate::plan::{PlanBuilder, Ref, ScanIo};
 use crate::problem::Problem;
+use crate::tensor::DType;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
 use crate::variants::common::{K, OUT, Q, STATE, V};
@@ -65,12 +68,55 @@ impl Named for LinearAttention {
     };
 }
 
+/// The input under a feature map.
+fn mapped(plan: &mut PlanBuilder, name: &str, map: FeatureMap) -> Result<Ref> {
+    let x = plan.input(name)?;
+    let feature = match map {
+        FeatureMap::Identity => return Ok(x),
+        FeatureMap::Elu1 => Feature::Elu1,
+        FeatureMap::Relu => Feature::Relu,
+        FeatureMap::Relu2 => Feature::Relu2,
+        FeatureMap::Silu => Feature::Silu,
+        FeatureMap::Sigmoid => Feature::Sigmoid,
+        FeatureMap::Exp => Feature::Exp,
+        FeatureMap::Softmax => Feature::Softmax,
+        FeatureMap::Hedgehog => Feature::Hedgehog,
+        FeatureMap::Taylor => Feature::Taylor,
+        FeatureMap::TaylorCompact => Feature::TaylorCompact,
+        FeatureMap::Dpfp => Feature::Dpfp(1),
+    };
+    let shape = [x.shape[0], x.shape[1], x.shape[2], feature.width(x.shape[3])];
+    let out = plan.scratch(&format!("phi_{name}"), DType::F32, &shape);
+    plan.map(&format!("phi_{name}"), Map { feature }, &x, &out)?;
+    Ok(out)
+}
+
 impl Variant for LinearAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        let _ = (problem, plan);
-        Err(Error::new(ErrorKind::Unsupported, "PLAN-MISSING"))
+        let [lq, lk, d] = ["Lq", "Lk", "D"].map(|letter| problem.size(letter));
+        if self.causal && lq != lk {
+            return Err(problem.refuse(ErrorKind::Shape, "k", format!("Lk = Lq = {lq}, being causal"), lk));
+        }
+        if self.eps < 0.0 {
+            return Err(problem.refuse(ErrorKind::Parameter, "eps", "0 or more", self.eps));
+        }
+        let (phi_q, phi_k) = (self.phi, self.phi_k.unwrap_or(self.phi));
+        let width = phi_q.width(d);
+        if phi_k.width(d) != width {
+            return Err(problem.refuse(ErrorKind::Parameter, "phi_k", format!("a map to {width} features like `phi`"), phi_k.width(d)));
+        }
+        let state_shape = [problem.size("B"), problem.size("H"), width, problem.size("Dv")];
+        let (q, k) = (mapped(plan, "q", phi_q)?, mapped(plan, "k", phi_k)?);
+        let state = plan.output_as("state", &state_shape)?;
+        let mut io = ScanIo::new(&q, &k, &plan.input("v")?, &plan.output("out")?, &state);
+        io.z = Some(plan.output_as("z", &state_shape[..3])?);
+        io.state_in = plan.optional("state");
+        io.z_in = plan.optional("z");
+        io.keep = plan.optional("key_mask");
+        let divide = if self.normalise { Divide::Sum(self.eps) } else { Divide::None };
+        plan.scan("scan", Scan { divide, bidirectional: !self.causal, ..Scan::new(self.scale) }, io)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

@@ -16,10 +16,13 @@
 //! are left out. Without `gate` the last factor is 1. With D odd the last channel is not rotated. q, k and v may each
 //! have fewer heads than the state.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
+use crate::kernel::scan::{Decay, Scan};
+use crate::kernel::transform::{Gate, Norm, Rotary};
 use crate::oracle::{Inputs, Outputs, frequencies, rotate, scan};
-use crate::plan::PlanBuilder;
+use crate::plan::{PlanBuilder, ScanIo};
 use crate::problem::Problem;
+use crate::tensor::{DType, HostTensor};
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::common::STATE;
 use crate::{named, params};
@@ -64,8 +67,54 @@ impl Variant for Retention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        let _ = (problem, plan);
-        Err(Error::new(ErrorKind::Unsupported, "PLAN-MISSING"))
+        let [length, heads, d] = ["L", "H", "D"].map(|letter| problem.size(letter));
+        if self.eps < 0.0 {
+            return Err(problem.refuse(ErrorKind::Parameter, "eps", "0 or more", self.eps));
+        }
+        if self.offset + length >= 1 << 31 {
+            let expected = format!("below 2^31 - L = {}", (1 << 31) - length);
+            return Err(problem.refuse(ErrorKind::Parameter, "offset", expected, self.offset));
+        }
+        let mut turned = [plan.input("q")?, plan.input("k")?];
+        if d > 1 {
+            let tables = match plan.optional("theta") {
+                Some(theta) => vec![("theta", theta.insert(0).insert(0).insert(0))],
+                None => {
+                    // Made in f64: an angle of f32 is wrong by 0.01 at position 10^5.
+                    let angle = |n: usize| {
+                        let (t, c) = (n / (d / 2), n % (d / 2));
+                        (self.offset + t) as f64 * 10000.0_f64.powf(-2.0 * c as f64 / d as f64)
+                    };
+                    let mut table = |name, of: fn(f64) -> f64| {
+                        let data = HostTensor::from_fn(&[length, d / 2], |n| of(angle(n)) as f32);
+                        (name, plan.constant(name, data).insert(0).insert(0))
+                    };
+                    vec![table("cos", f64::cos), table("sin", f64::sin)]
+                }
+            };
+            let op = Rotary { interleaved: true, offset: self.offset, scale: 1.0 };
+            for (x, name) in turned.iter_mut().zip(["q_turned", "k_turned"]) {
+                let out = plan.scratch(name, DType::F32, &x.shape);
+                plan.rotary(name, op, x, &out, tables.clone())?;
+                *x = out;
+            }
+        }
+        let decay = match plan.optional("log_decay") {
+            Some(given) => given,
+            None => {
+                let decay: Vec<f32> = (0..heads).map(|h| (-(-5.0 - h as f64).exp2()).ln_1p() as f32).collect();
+                plan.constant("decay", HostTensor::new(&[heads], decay)?)
+            }
+        };
+        let (raw, state) = (plan.output("raw")?, plan.output("state")?);
+        let mut io = ScanIo::new(&turned[0], &turned[1], &plan.input("v")?, &raw, &state);
+        io.state_in = plan.optional("state");
+        io.decay = Some(decay.insert(1).insert(1).insert(0));
+        let scale = (d as f64).powf(-0.5) as f32;
+        plan.scan("scan", Scan { decay: Decay::Scalar, ..Scan::new(scale) }, io)?;
+        let out = plan.output("out")?;
+        let gate = plan.optional("gate");
+        plan.norm("norm", Norm { eps: self.eps, gate: Gate::Silu }, &raw, gate.as_ref(), &out)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

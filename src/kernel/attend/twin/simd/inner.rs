@@ -4,8 +4,8 @@
 use super::{Dots, Gathered, Lanes, Product};
 use half::f16;
 
-/// Coefficients of 2^r on −½ <= r <= ½ by powers of r, near-minimax: relative error 2e-7 · ½ with rounding.
-const EXP2: [f32; 6] = [1.0, 0.693_147_2, 0.240_222_7, 0.055_503_4, 0.009_675_54, 0.001_327_65];
+/// 2^r on −½ <= r <= ½ by powers of r: near-minimax with 2^0 = 1 exactly; relative error 1.1e-7.
+const EXP2: [f32; 6] = [1.0, 0.693_146_94, 0.240_221_93, 0.055_507_35, 0.009_674_317, 0.001_328_729_9];
 /// 1.5 · 2^23: adding it leaves the nearest integer in the low bits.
 const ROUND: f32 = 12_582_912.0;
 /// Below this exponent a weight is exactly 0, so that no intermediate is subnormal.
@@ -19,12 +19,12 @@ pub(super) unsafe fn multiply<V: Lanes, const M: usize, const N: usize>(p: &Prod
             panel::<V, M, N>(p, column, N * V::N);
             column += N * V::N;
         }
-        let rest = p.columns - column;
-        match rest / V::N {
+        let step = (N * V::N).min(p.b_columns - column);
+        match (p.columns - column) / V::N {
             0 => {}
-            1 => panel::<V, M, 1>(p, column, rest),
-            2 => panel::<V, M, 2>(p, column, rest),
-            _ => panel::<V, M, 3>(p, column, rest),
+            1 => panel::<V, M, 1>(p, column, step),
+            2 => panel::<V, M, 2>(p, column, step),
+            _ => panel::<V, M, 3>(p, column, step),
         }
     }
 }

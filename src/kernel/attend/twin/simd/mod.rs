@@ -1,6 +1,6 @@
 //! Vector arithmetic for twins: one source over a trait of lanes, compiled once an instruction set, chosen at run time.
 //!
-//! Everything in `inner.rs` is `inline(always)`; only the wrappers that [`kernels!`] makes carry `target_feature`, so the
+//! Everything in `inner.rs` is `inline(always)`; only the wrappers that `vector_set!` makes carry `target_feature`, so the
 //! intrinsics end up inside a function that may use them. Nothing here knows attention beyond the shapes of its products.
 
 mod inner;
@@ -49,7 +49,7 @@ pub(super) trait Lanes: Copy {
 
 /// `c [rows, columns] (+)= a [rows, depth] b [depth, columns]`, b in panels of [`Kernels::panel`] columns.
 ///
-/// The last panel is as narrow as its columns need, in whole vectors.
+/// The last panel is as narrow as the columns need, in whole vectors.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     pub a: *const f32,
@@ -58,10 +58,12 @@ pub(super) struct Product {
     pub b: *const f32,
     /// Rows that a panel has in memory (`depth` of them are read).
     pub b_rows: usize,
+    /// Columns packed from the first panel on, in whole vectors.
+    pub b_columns: usize,
     /// Rows skipped in every panel.
     pub b_first: usize,
     pub depth: usize,
-    /// A multiple of [`Kernels::lanes`]; `c` holds as many.
+    /// Columns wanted, a multiple of [`Kernels::lanes`]; `c` holds as many.
     pub columns: usize,
     pub c: *mut f32,
     pub c_stride: usize,
@@ -164,7 +166,7 @@ pub(super) fn available() -> Vec<&'static Kernels> {
 }
 
 /// A static [`Kernels`] called `$set` over the lanes `$v`: `rows` that a product takes, `vectors` in a row of a panel.
-macro_rules! kernels {
+macro_rules! vector_set {
     ($set:ident, $text:literal, $v:ty, rows [$m0:literal, $m1:literal, $m2:literal], vectors $n:literal $(, enable $features:literal)?) => {
         pub(in super::super) static $set: super::Kernels = {
             use super::{Dots, Gathered, Product, inner};
@@ -233,4 +235,4 @@ macro_rules! kernels {
         };
     };
 }
-use kernels;
+use vector_set;

@@ -1,0 +1,101 @@
+// What both forms of the scan share: addresses, tokens, decay, division. Head h of args.heads reads head h / share of an input that has
+// fewer heads.
+
+// The state of one (batch, head), columns column .. column + 4 COLUMNS of the values.
+struct Tile {
+    batch: u32,
+    head: u32,
+    column: u32,
+}
+
+fn tile_of(group: u32) -> Tile {
+    let rest = group / args.tiles;
+    return Tile(rest / args.heads, rest % args.heads, (group % args.tiles) * COLUMNS * 4u);
+}
+
+fn q_row(t: Tile, i: u32) -> u32 {
+    return args.q_offset + t.batch * args.q_s0 + (t.head / args.q_share) * args.q_s1 + i * args.q_s2;
+}
+
+fn k_row(t: Tile, j: u32) -> u32 {
+    return args.k_offset + t.batch * args.k_s0 + (t.head / args.k_share) * args.k_s1 + j * args.k_s2;
+}
+
+fn v_row(t: Tile, j: u32) -> u32 {
+    return args.v_offset + t.batch * args.v_s0 + (t.head / args.v_share) * args.v_s1 + j * args.v_s2;
+}
+
+fn g_row(t: Tile, j: u32) -> u32 {
+    return args.g_offset + t.batch * args.g_s0 + (t.head / args.g_share) * args.g_s1 + j * args.g_s2;
+}
+
+fn out_row(t: Tile, i: u32) -> u32 {
+    return args.out_offset + t.batch * args.out_s0 + t.head * args.out_s1 + i * args.out_s2;
+}
+
+// Rows of the state before and after.
+fn old_row(t: Tile, d: u32) -> u32 {
+    return args.state_in_offset + t.batch * args.state_in_s0 + t.head * args.state_in_s1 + d * args.state_in_s2;
+}
+
+fn new_row(t: Tile, d: u32) -> u32 {
+    return args.state_offset + t.batch * args.state_s0 + t.head * args.state_s1 + d * args.state_s2;
+}
+
+fn z_row(t: Tile) -> u32 {
+    return args.z_offset + t.batch * args.z_s0 + t.head * args.z_s1;
+}
+
+// A token that is not kept leaves the state as it is: no write, no decay, no erase. Its tensors are not read, they may hold NaN.
+fn kept(t: Tile, j: u32) -> bool {
+    return j < args.tokens && (!HAS_KEEP || keep(At(t.batch, t.head, j, 0, 0)));
+}
+
+// Four channels of a key times its write weight.
+fn written_key(t: Tile, j: u32, d: u32) -> vec4<f32> {
+    if (!kept(t, j)) {
+        return vec4<f32>();
+    }
+    var x = k_load4(k_row(t, j), d, args.depth);
+    if (HAS_WRITE) {
+        x *= w(At(t.batch, t.head, j, 0, 0));
+    }
+    return x;
+}
+
+// Four channels of the bonus.
+fn bonus4(t: Tile, d: u32) -> vec4<f32> {
+    var x = vec4<f32>();
+    for (var n = 0u; n < 4u; n++) {
+        if (d + n < args.depth) {
+            x[n] = u(At(t.batch, t.head, 0u, 0, i32(d + n)));
+        }
+    }
+    return x;
+}
+
+fn token_decay(t: Tile, j: u32) -> f32 {
+    if (SCALAR && kept(t, j)) {
+        return g_scalar(At(t.batch, t.head, j, 0, 0));
+    }
+    return 0.0;
+}
+
+// e^g - 1. S + (e^g - 1) S keeps a slow decay that e^g rounds: the same factor every step, its error would add up.
+fn less_one(g: f32) -> f32 {
+    let near = g * (1.0 + g / 2.0 * (1.0 + g / 3.0 * (1.0 + g / 4.0 * (1.0 + g / 5.0 * (1.0 + g / 6.0)))));
+    return select(exp(g) - 1.0, near, abs(g) < 0.25);
+}
+
+// A read over its divisor: q·z, by DIVIDE 0 nothing, 1 with eps added, 2 at least 1 in size.
+fn divided(read: vec4<f32>, by: f32) -> vec4<f32> {
+    if (DIVIDE == 1u) {
+        let sum = by + args.eps;
+        // A row that has seen no key.
+        return select(read / sum, vec4<f32>(), sum == 0.0);
+    }
+    if (DIVIDE == 2u) {
+        return read / max(abs(by), 1.0);
+    }
+    return read;
+}

@@ -1,0 +1,143 @@
+//! One workload from its sizes to a row.
+
+use super::check::{self, Checked, Reference};
+use super::report::Row;
+use super::timing::{self, Budget};
+use super::workload::{Cut, Group, Job, Workload};
+use wgpu_attention::plan::{Plan, SlotRole};
+use wgpu_attention::runtime::plan;
+use wgpu_attention::{Error, ErrorKind, HostTensor, Inputs, Layout, Prepared, Problem, Result, Runtime, Spec, Variant};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A real GPU.
+    Gpu,
+    /// An adapter that computes on the CPU.
+    Software,
+    /// The CPU engine.
+    Cpu,
+}
+
+impl Kind {
+    /// The workloads measured when none is named.
+    pub fn group(self) -> Group {
+        match self {
+            Kind::Gpu => Group::Gpu,
+            Kind::Software => Group::Software,
+            Kind::Cpu => Group::Cpu,
+        }
+    }
+}
+
+/// An engine to measure.
+#[derive(Debug)]
+pub struct Target {
+    /// Engine and adapter in a line.
+    pub name: String,
+    /// The engine.
+    pub runtime: Runtime,
+    /// What it is.
+    pub kind: Kind,
+    /// Seconds for a workload.
+    pub seconds: f64,
+}
+
+/// Inputs below this many bytes could stay in a large GPU's cache, so that several sets take turns.
+const CACHED: u64 = 180_000_000;
+const MOST_SETS: u64 = 12;
+
+/// Plans, checks and times a workload.
+pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
+    let job = &workload.job;
+    let runtime = &target.runtime;
+    let variant = job.make()?;
+    let specs = job.inputs.iter().map(|i| (i.name, Spec { dtype: i.dtype, shape: i.shape.clone() }));
+    let plan = plan(&*variant, &Problem::new(&*variant, specs)?)?;
+    let outside = plan.slots.iter().filter(|s| matches!(s.role, SlotRole::Input | SlotRole::Output));
+    let bytes: u64 = outside.map(|s| (s.layout.len() * s.dtype.size()) as u64).sum();
+    check::fits_host(bytes)?;
+    fits_device(target, &plan)?;
+    let kernel = kernels(target, &plan)?;
+    let prepared = runtime.prepare_blocking(plan)?;
+    let sets = match target.kind {
+        Kind::Gpu if job.bytes() < CACHED => CACHED.div_ceil(job.bytes()).clamp(3, MOST_SETS) as usize,
+        _ => 1,
+    };
+    let mut given: Vec<Inputs> = Vec::new();
+    let mut first = Vec::new();
+    for set in 0..sets {
+        let tensors = job.tensors(set)?;
+        let uploaded = tensors
+            .iter()
+            .try_fold(Inputs::new(), |all, (name, t)| Ok::<_, Error>(all.with(name, runtime.upload(t)?)))?;
+        given.push(uploaded);
+        if set == 0 {
+            first = tensors;
+        }
+    }
+    let checked = checked(target, job, &*variant, &prepared, &given[0], &first)?;
+    drop(first);
+    let timed = if checked.passed() {
+        Some(timing::measure(runtime, &prepared, &given, Budget { seconds: target.seconds })?)
+    } else {
+        None
+    };
+    Ok(Row { workload: workload.clone(), kernel, bytes: bytes as f64, checked, timed })
+}
+
+/// Refuses what the device can not bind before gigabytes of random numbers are made for it.
+fn fits_device(target: &Target, plan: &Plan) -> Result<()> {
+    if target.kind == Kind::Cpu {
+        return Ok(());
+    }
+    let limit = target.runtime.caps().max_binding;
+    for slot in &plan.slots {
+        let bytes = (slot.layout.len() * slot.dtype.size()) as u64;
+        if bytes > limit {
+            let text = format!(
+                "`{}` takes {bytes} bytes, over the device's max_storage_buffer_binding_size of {limit} bytes",
+                slot.name
+            );
+            return Err(Error::new(ErrorKind::Limit, text));
+        }
+    }
+    Ok(())
+}
+
+fn kernels(target: &Target, plan: &Plan) -> Result<String> {
+    let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+    let mut list: Vec<String> = Vec::new();
+    for (n, stage) in plan.stages.iter().enumerate() {
+        let kernel = stage.op.kernel();
+        list.push(match target.kind {
+            Kind::Cpu => format!("{} (CPU twin)", kernel.name()),
+            _ => kernel.launch(&plan.io(n, &layouts), &target.runtime.caps())?.key.label(),
+        });
+    }
+    list.dedup();
+    Ok(list.join("; "))
+}
+
+fn checked(
+    target: &Target,
+    job: &Job,
+    variant: &dyn Variant,
+    prepared: &Prepared,
+    given: &Inputs,
+    tensors: &[(String, HostTensor)],
+) -> Result<Checked> {
+    let runtime = &target.runtime;
+    let shapes: Vec<Vec<usize>> = prepared.plan().outputs().map(|(_, slot)| slot.layout.shape.clone()).collect();
+    if target.kind != Kind::Cpu {
+        check::poison(runtime, &shapes)?;
+    }
+    let results = runtime.run(prepared, given)?;
+    let mut outputs = Vec::new();
+    for (name, tensor) in results.iter() {
+        outputs.push((name.to_owned(), runtime.read_blocking(tensor)?));
+    }
+    // The CPU engine is no reference for itself.
+    let reference = if job.cut == Cut::Heads && target.kind != Kind::Cpu { Reference::Cpu } else { Reference::Oracle };
+    check::check(job, variant, tensors, &outputs, reference)
+}

@@ -1,0 +1,244 @@
+//! `bench`: named workloads, checked before they are timed, beside the ceilings of the machine.
+
+mod catalogue;
+mod ceilings;
+mod check;
+mod compare;
+mod data;
+mod measure;
+mod plot;
+mod report;
+mod timing;
+mod workload;
+
+use crate::engines::{self, Engine};
+use crate::failure::{Failure, Outcome};
+use crate::out;
+use crate::progress::Progress;
+use crate::table::{Table, short};
+use ceilings::Ceilings;
+use measure::{Kind, Target};
+use report::Row;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use wgpu_attention::wgpu::DeviceType;
+use wgpu_attention::{Error, ErrorKind};
+use workload::{Group, Workload};
+
+/// Arguments of `bench`.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Workloads (`P1`), groups of them (`S1` is S1@0.05, S1@0.1, ...) or beginnings (`P*`); without any, those meant for the engine.
+    #[arg(value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+    /// What is measured.
+    #[arg(long, value_enum, default_value_t)]
+    engine: Engine,
+    /// Part of the name or driver of the adapter to measure; implies `--engine gpu`.
+    #[arg(long, value_name = "SUBSTRING")]
+    adapter: Option<String>,
+    /// Seconds that the timing of one workload may take (one sample is always taken). [default: 5, on a software adapter 10]
+    #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
+    seconds: Option<f64>,
+    /// Writes one JSON line for each workload to a file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Lists the workloads and measures nothing.
+    #[arg(long)]
+    list: bool,
+    /// Measures throughput at these lengths (`1024,4096,16384`) instead and draws it.
+    #[arg(long, num_args = 2, value_names = ["FILE.svg", "LENGTHS"], conflicts_with = "workloads")]
+    plot: Option<Vec<String>>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Ratios of measured rows: ours against those of peers (or of another run of ours).
+    Compare(compare::Args),
+}
+
+fn seconds(text: &str) -> Result<f64, Failure> {
+    match text.parse::<f64>() {
+        Ok(s) if s.is_finite() && s > 0.0 => Ok(s),
+        _ => Err(Failure::input(format!("`{text}` is not a number of seconds above 0"))),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<Outcome, Failure> {
+    if let Some(Command::Compare(args)) = &args.command {
+        return compare::run(args);
+    }
+    let all = catalogue::all()?;
+    if args.list {
+        list(&all);
+        return Ok(Outcome::Done);
+    }
+    // Names and files first: a mistake must not cost the minutes before it is found.
+    let mut chosen: Vec<&Workload> = Vec::new();
+    for name in &args.workloads {
+        let found = catalogue::named(&all, name);
+        if found.is_empty() {
+            return Err(Failure::input(format!("no workload is called `{name}`; `bench --list` shows them")));
+        }
+        chosen.extend(found.into_iter().filter(|w| chosen.iter().all(|c| c.id != w.id)).collect::<Vec<_>>());
+    }
+    let plot = args.plot.as_deref().map(plot::Request::parse).transpose()?;
+    let json = args.json.as_deref().map(|path| Log::create(path)).transpose()?;
+    let target = open(args)?;
+    let curves = plot.as_ref().map(|request| request.workloads(target.kind)).transpose()?;
+    if let Some(curves) = &curves {
+        chosen = curves.iter().collect();
+    } else if chosen.is_empty() {
+        chosen = all.iter().filter(|w| w.group == target.kind.group()).collect();
+    }
+    let (rows, outcome) = session(&target, &chosen, json)?;
+    if let Some(request) = &plot {
+        request.draw(&rows, &target.name)?;
+        out::line(format!("drawn: {}", request.file.display()));
+    }
+    Ok(outcome)
+}
+
+/// A file of JSON lines.
+struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let file = File::create(path).map_err(|e| Failure::file(path, &e))?;
+        Ok(Log { path: path.to_owned(), file })
+    }
+
+    fn write(&mut self, line: &serde_json::Value) -> Result<(), Failure> {
+        writeln!(self.file, "{line}").map_err(|e| Failure::file(&self.path, &e))
+    }
+}
+
+fn open(args: &Args) -> Result<Target, Failure> {
+    let runtime = engines::open(args.engine, args.adapter.as_deref())?;
+    let kind = match runtime.engine() {
+        wgpu_attention::Engine::Cpu(_) => Kind::Cpu,
+        wgpu_attention::Engine::Gpu(engine) if engine.device().0.adapter_info().device_type == DeviceType::Cpu => {
+            Kind::Software
+        }
+        wgpu_attention::Engine::Gpu(_) => Kind::Gpu,
+    };
+    let seconds = args.seconds.unwrap_or(if kind == Kind::Software { 10.0 } else { 5.0 });
+    Ok(Target { name: runtime.describe(), runtime, kind, seconds })
+}
+
+fn ceilings(target: &Target) -> Result<Ceilings, Failure> {
+    let found = match target.runtime.engine() {
+        wgpu_attention::Engine::Gpu(engine) => ceilings::of_gpu(engine, target.kind == Kind::Software)?,
+        wgpu_attention::Engine::Cpu(_) => ceilings::of_cpu(),
+    };
+    out::line(&target.name);
+    let exp = found.exp.map_or(String::new(), |e| format!(", exp2 {} G/s", short(e)));
+    out::line(format!(
+        "ceilings measured now: f32 FMA {} GFLOP/s, copy {} GB/s{exp}",
+        short(found.fma),
+        short(found.copy)
+    ));
+    if target.kind != Kind::Cpu {
+        out::line("bounds checks of shaders: off");
+    }
+    out::line("");
+    Ok(found)
+}
+
+/// Measures workloads one after the other; rows are printed as they come.
+fn session(target: &Target, workloads: &[&Workload], mut json: Option<Log>) -> Result<(Vec<Row>, Outcome), Failure> {
+    let ceilings = ceilings(target)?;
+    let layout = report::Layout::new(workloads, &ceilings);
+    let mut progress = Progress::new(workloads.len());
+    out::line(layout.header());
+    let mut rows = Vec::new();
+    let mut outcome = Outcome::Done;
+    for workload in workloads {
+        if out::closed() && json.is_none() {
+            break;
+        }
+        progress.show(&workload.id);
+        let line = match measure::measure(target, workload) {
+            Ok(row) => {
+                if !row.checked.passed() {
+                    outcome = Outcome::Failed;
+                }
+                progress.line(&layout.row(&row, &ceilings, timing::SAMPLES));
+                let line = report::json(&row, &target.name, &ceilings);
+                rows.push(row);
+                line
+            }
+            Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error.into()),
+            Err(error) => {
+                if !refusal(&error) {
+                    outcome = Outcome::Failed;
+                }
+                progress.line(&layout.refused(workload, &error));
+                report::refused(workload, &target.name, &error)
+            }
+        };
+        if let Some(log) = &mut json {
+            log.write(&line)?;
+        }
+        target.runtime.trim();
+        progress.step();
+    }
+    drop(progress);
+    against_dense(&rows);
+    Ok((rows, outcome))
+}
+
+/// Whether an engine may decline a workload so: it is too large, or not offered.
+fn refusal(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Limit | ErrorKind::OutOfMemory | ErrorKind::Unsupported | ErrorKind::UnknownVariant
+    )
+}
+
+/// Ratios over our own dense kernel, with its speed beside them: a slow dense kernel flatters.
+fn against_dense(rows: &[Row]) {
+    let median = |row: &Row| row.timed.as_ref().map(timing::Timed::median);
+    let mut table = Table::new(&["workload", ">speed over dense", "dense", ">GFLOP/s"]);
+    let mut any = false;
+    for row in rows {
+        let dense = rows.iter().find(|d| Some(d.workload.id.as_str()) == row.workload.dense);
+        if let Some((dense, ours, theirs)) = dense.and_then(|d| Some((d, median(row)?, median(d)?))) {
+            let cells = [
+                row.workload.id.clone(),
+                format!("{}x", short(theirs / ours)),
+                dense.workload.id.clone(),
+                short(dense.gflops(theirs)),
+            ];
+            table.row(cells);
+            any = true;
+        }
+    }
+    if any {
+        out::line("");
+        table.lines(0).iter().for_each(out::line);
+    }
+}
+
+fn list(all: &[Workload]) {
+    let mut table = Table::new(&["workload", "B,H,Hk,L,D", "variant", ">GFLOP", ">MB in", "measured on"]);
+    for w in all {
+        let group = match w.group {
+            Group::Gpu => "GPU",
+            Group::Cpu => "CPU",
+            Group::Software => "software adapter",
+            Group::Named => "when named",
+        };
+        let (gflop, mb) = (short(w.job.flops / 1e9), short(w.job.bytes() as f64 / 1e6));
+        table.row([w.id.clone(), w.shape.clone(), w.job.variant.to_owned(), gflop, mb, group.to_owned()]);
+    }
+    table.lines(0).iter().for_each(out::line);
+}

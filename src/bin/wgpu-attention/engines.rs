@@ -1,0 +1,66 @@
+//! From `--engine` and `--adapter` to a runtime.
+
+use crate::failure::Failure;
+use wgpu_attention::Runtime;
+use wgpu_attention::gpu::{AdapterReport, GpuOptions, adapters};
+
+/// What `--engine` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// The best real GPU, else the CPU; standard error says which.
+    #[default]
+    Auto,
+    /// The CPU engine.
+    Cpu,
+    /// The best real GPU, or the adapter that `--adapter` names.
+    Gpu,
+}
+
+/// Opens what the two options name.
+pub fn open(engine: Engine, adapter: Option<&str>) -> Result<Runtime, Failure> {
+    match (engine, adapter) {
+        (Engine::Cpu, Some(_)) => {
+            Err(Failure::input("--adapter names a GPU adapter and --engine is cpu: give one of the two"))
+        }
+        (Engine::Cpu, None) => Ok(Runtime::cpu()),
+        (Engine::Auto, None) => {
+            let runtime = Runtime::new_blocking();
+            match runtime.notice() {
+                Some(notice) => eprintln!("engine: {runtime} ({notice})"),
+                None => eprintln!("engine: {runtime}"),
+            }
+            Ok(runtime)
+        }
+        (_, adapter) => gpu(&GpuOptions { adapter: adapter.map(str::to_owned), ..Default::default() }),
+    }
+}
+
+/// Opens a GPU; every failure means that the engine is not available.
+pub fn gpu(options: &GpuOptions) -> Result<Runtime, Failure> {
+    Runtime::gpu_blocking(options).map_err(|e| Failure::engine(&e))
+}
+
+/// Every adapter, software ones too, each once.
+pub fn all_adapters() -> Vec<AdapterReport> {
+    let options = GpuOptions { allow_software: true, ..Default::default() };
+    let mut list: Vec<AdapterReport> = Vec::new();
+    for report in pollster::block_on(adapters(&options)) {
+        // Two equal cards can not be told apart by name.
+        if !list.iter().any(|r| r.info.name == report.info.name && r.info.driver == report.info.driver) {
+            list.push(report);
+        }
+    }
+    list
+}
+
+/// The name that a line of output has room for: `lavapipe`, `swiftshader`, else the adapter's own.
+pub fn short_name(info: &wgpu_attention::wgpu::AdapterInfo) -> String {
+    let text = format!("{} {} {}", info.name, info.driver, info.driver_info).to_lowercase();
+    if text.contains("swiftshader") {
+        "swiftshader".into()
+    } else if text.contains("llvmpipe") || text.contains("lavapipe") {
+        "lavapipe".into()
+    } else {
+        info.name.clone()
+    }
+}

@@ -1,0 +1,150 @@
+//! The self-test of cooperative matrices: each shape of the kernel runs once on the device against f64 before it may be used.
+//!
+//! Nothing checks these kernels before the driver: WGSL's validator knows neither the device's shapes nor how subgroups hand tiles through
+//! workgroup memory, and a driver may be wrong at one tile and right at another. A shape that fails is left out, visibly in
+//! [`GpuEngine::matrix_verdicts`], and its problems run on the portable kernel.
+
+use super::engine::{GpuEngine, GpuPlan};
+use crate::caps::{Caps, Tier};
+use crate::error::Result;
+use crate::kernel::attend::Attend;
+use crate::kernel::key::{Const, KernelKey, Launch};
+use crate::kernel::{Io, Kernel, Op};
+use crate::plan::{Plan, Ref, Slot, SlotId, SlotRole, Stage};
+use crate::tensor::{DType, HostTensor, Inputs, Layout};
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+/// The numbers of a key that its matrix code depends on.
+pub type Shape = Vec<(&'static str, u32)>;
+
+/// Whether each shape tried so far is right on this device.
+pub type Verdicts = BTreeMap<Shape, bool>;
+
+fn shape(key: &KernelKey) -> Shape {
+    let numbers = |(name, value): &(&'static str, Const)| match value {
+        Const::U32(n) => Some((*name, *n)),
+        Const::Bool(_) => None,
+    };
+    key.consts.iter().filter_map(numbers).collect()
+}
+
+impl GpuEngine {
+    /// The shapes of matrix kernels tried so far and whether they are right on this device.
+    pub fn matrix_verdicts(&self) -> Verdicts {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The launch of a kernel: by matrices only when this shape of them is known to be right.
+    pub(super) fn launch(&self, kernel: &dyn Kernel, io: &Io) -> Result<Launch> {
+        let launch = kernel.launch(io, &self.gpu.caps)?;
+        if launch.key.tier < Tier::T2 || self.matrix_verdicts().get(&shape(&launch.key)) == Some(&true) {
+            return Ok(launch);
+        }
+        kernel.launch(io, &Caps { matrix: None, ..self.gpu.caps.clone() })
+    }
+
+    /// Tests the matrix shape of a launch if it has one that was not tested yet.
+    pub(super) async fn test_matrix(&self, kernel: &dyn Kernel, io: &Io) -> Result<()> {
+        let key = kernel.launch(io, &self.gpu.caps)?.key;
+        let shape = shape(&key);
+        if key.tier < Tier::T2 || self.matrix_verdicts().contains_key(&shape) {
+            return Ok(());
+        }
+        self.judge(&shape, true);
+        // A shader that does not compile is a failure like a wrong result: the portable kernel serves.
+        let right = self.run_matrix(&shape).await.unwrap_or(false);
+        self.judge(&shape, right);
+        Ok(())
+    }
+
+    fn judge(&self, shape: &Shape, right: bool) {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).insert(shape.clone(), right);
+    }
+
+    async fn run_matrix(&self, shape: &Shape) -> Result<bool> {
+        let number = |name: &str| shape.iter().find(|(n, _)| *n == name).map_or(1, |(_, v)| *v as usize);
+        let side = self.gpu.caps.matrix.unwrap_or(8) as usize;
+        let rows = number("SUBGROUPS") * number("ROW_TILES") * side - 3;
+        let (keys, depth, width) = (rows + 21, number("DEPTH_TILES") * side, number("VALUE_TILES") * side);
+        let problem = Problem::new(rows, keys, depth, width);
+        let plan = problem.plan();
+        let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+        let launch = plan.stages[0].op.kernel().launch(&plan.io(0, &layouts), &self.gpu.caps)?;
+        if self::shape(&launch.key) != *shape {
+            return Ok(false);
+        }
+        self.pipelines.prepare(&self.gpu, &launch.key).await?;
+        let outputs = self.run(&plan, &GpuPlan::bare(&plan), &problem.inputs())?;
+        let got = self.read(&outputs[0].1).await?.to_f64();
+        let want = problem.definition();
+        let largest = want.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+        Ok(want.iter().zip(&got).all(|(w, g)| (w - g).abs() <= 3e-3 * largest))
+    }
+}
+
+/// Causal attention of one head over data from a fixed seed.
+struct Problem {
+    tensors: [HostTensor; 3],
+    scale: f32,
+}
+
+impl Problem {
+    fn new(rows: usize, keys: usize, depth: usize, width: usize) -> Self {
+        let mut state = 1_u32;
+        let mut tensor = |rows: usize, width: usize| {
+            let element = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            };
+            HostTensor::from_fn(&[1, 1, rows, width], element).to_f16()
+        };
+        // Large enough scores that row maxima grow and accumulators are rescaled.
+        Problem { tensors: [tensor(rows, depth), tensor(keys, depth), tensor(keys, width)], scale: 24.0 / depth as f32 }
+    }
+
+    fn inputs(&self) -> Inputs {
+        let [q, k, v] = &self.tensors;
+        Inputs::new().with("q", q).with("k", k).with("v", v)
+    }
+
+    fn plan(&self) -> Plan {
+        let mut slots: Vec<Slot> = Vec::new();
+        let mut slot = |name: &str, role, dtype, shape: &[usize]| {
+            slots.push(Slot { name: name.into(), role, dtype, layout: Layout::contiguous(shape), check: None });
+            Ref { slot: SlotId(slots.len() - 1), views: Vec::new(), dtype, shape: shape.to_vec() }
+        };
+        let [q, k, v] = &self.tensors;
+        let bindings = vec![
+            ("q", slot("q", SlotRole::Input, DType::F16, q.shape())),
+            ("k", slot("k", SlotRole::Input, DType::F16, k.shape())),
+            ("v", slot("v", SlotRole::Input, DType::F16, v.shape())),
+            ("out", slot("out", SlotRole::Output, DType::F32, &[1, 1, q.shape()[2], v.shape()[3]]).insert(0)),
+        ];
+        let op = Op::Attend(Attend::new(self.scale).causal(true));
+        let stage = Stage { label: "self-test".into(), op, bindings, tables: Vec::new(), hooks: Vec::new() };
+        Plan { variant: "self-test", slots, stages: vec![stage] }
+    }
+
+    fn definition(&self) -> Vec<f64> {
+        let [q, k, v] = self.tensors.each_ref().map(HostTensor::to_f64);
+        let [rows, keys] = [self.tensors[0].shape()[2], self.tensors[1].shape()[2]];
+        let (depth, width) = (q.len() / rows, v.len() / keys);
+        let mut out = vec![0.0; rows * width];
+        for i in 0..rows {
+            let seen = (i + 1 + keys - rows).min(keys);
+            let score = |j: usize| {
+                let dot: f64 = (0..depth).map(|d| q[i * depth + d] * k[j * depth + d]).sum();
+                dot * f64::from(self.scale)
+            };
+            let scores: Vec<f64> = (0..seen).map(score).collect();
+            let top = scores.iter().copied().fold(f64::MIN, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+            for (j, s) in scores.iter().enumerate() {
+                let weight = (s - top).exp() / total;
+                (0..width).for_each(|d| out[i * width + d] += weight * v[j * width + d]);
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,318 @@
+//! One thread's work: a block of rows over some of its keys, with a streaming normaliser.
+//!
+//! Many rows: a tile of keys is packed into panels once and every few rows run three loops over it (scores, weights, values) while
+//! their scores lie in the first cache. Few rows: the same loops read K and V where they lie, since packing would cost as much as the
+//! work itself. Exponents are in base 2: `top` holds the row maximum times log2 e, rounded, and everything of a row is relative to it.
+
+use super::keys::{Block, Span, Tile};
+use super::memory::{Aligned, Rows, convert};
+use super::setup::{QueryRow, Setup};
+use super::simd::{Dots, Gathered, Kernels, Product};
+use crate::hook::{ArgRow, Row};
+use std::f32::consts::LOG2_E;
+
+/// The score of a masked pair, and the bound below which a score counts as masked: those of the shader.
+const MASKED: f32 = -1e30;
+const SEEN: f32 = -5e29;
+/// Up to so many rows K and V are not packed.
+pub(super) const FEW: usize = 8;
+
+/// What became of a row: `top`, the sum of its weights, and beside them its values in `Worker::out`.
+#[derive(Clone, Copy)]
+pub(super) struct State {
+    pub top: f32,
+    pub sum: f32,
+}
+
+impl State {
+    pub const EMPTY: State = State { top: MASKED * LOG2_E, sum: 0.0 };
+
+    pub fn is_empty(self) -> bool {
+        self.top <= SEEN * LOG2_E
+    }
+}
+
+pub(super) struct Worker<'a, 's> {
+    pub setup: &'s Setup<'a>,
+    pub kernels: &'static Kernels,
+    pub rows: Vec<QueryRow>,
+    pub states: Vec<State>,
+    /// [rows, out_stride], not yet divided by the sums.
+    pub out: Aligned,
+    runs: Vec<Span>,
+    tile: Tile,
+    query: Aligned,
+    keys: Aligned,
+    values: Aligned,
+    scores: Aligned,
+    pointers: Rows,
+    allowed: Vec<bool>,
+    args: Vec<ArgRow<'a>>,
+}
+
+impl<'a, 's> Worker<'a, 's> {
+    pub fn new(setup: &'s Setup<'a>, kernels: &'static Kernels) -> Self {
+        Worker {
+            setup,
+            kernels,
+            rows: Vec::new(),
+            states: Vec::new(),
+            out: Aligned::default(),
+            runs: Vec::new(),
+            tile: Tile::default(),
+            query: Aligned::default(),
+            keys: Aligned::default(),
+            values: Aligned::default(),
+            scores: Aligned::default(),
+            pointers: Rows::default(),
+            allowed: Vec::new(),
+            args: Vec::new(),
+        }
+    }
+
+    /// Elements between rows of `out`.
+    pub fn out_stride(&self) -> usize {
+        self.kernels.padded(self.setup.width)
+    }
+
+    /// Empty states and zero values for the rows of a block.
+    pub fn start(&mut self, block: &Block) {
+        block.rows(self.setup, &mut self.rows);
+        self.states.clear();
+        self.states.resize(block.count, State::EMPTY);
+        // A panel may be taller than what is left of the rows.
+        let n = (block.count + self.kernels.rows[0]) * self.out_stride();
+        self.out.reserve(n);
+        self.out.row(0, n).fill(0.0);
+    }
+
+    /// The rows of a block over part `chunk` of `chunks` of their keys.
+    pub fn attend(&mut self, block: &Block, chunk: usize, chunks: usize) {
+        self.start(block);
+        block.runs(self.setup, &self.rows, &mut self.runs);
+        let total: usize = self.runs.iter().map(|r| r.len()).sum();
+        let (first, end) = (total * chunk / chunks, total * (chunk + 1) / chunks);
+        if first == end {
+            return;
+        }
+        self.load_queries(block);
+        let (mut at, mut skip) = ((0, 0), first);
+        while skip > 0 && skip >= self.runs[at.0].len() {
+            skip -= self.runs[at.0].len();
+            at.0 += 1;
+        }
+        at.1 = skip;
+        let few = block.count <= FEW;
+        let most = self.tile_keys(few);
+        let stride = self.kernels.padded(most);
+        self.scores.reserve(if few { FEW } else { self.kernels.rows[0] } * stride);
+        let mut left = end - first;
+        let mut tile = std::mem::take(&mut self.tile);
+        while tile.fill(&self.runs, &mut at, &mut left, most) {
+            if few {
+                self.stream(block, &tile, stride);
+            } else {
+                self.multiply(block, &tile, stride);
+            }
+        }
+        self.tile = tile;
+    }
+
+    /// Keys of a tile: packed, K and V take 128 KiB of the second cache; streamed, 32 KiB.
+    fn tile_keys(&self, few: bool) -> usize {
+        let width = (self.setup.depth + self.setup.width).max(1);
+        let size = if few { 8 << 10 } else { 32 << 10 };
+        (size / width).clamp(64, 256) / 64 * 64
+    }
+
+    /// The rows of q times the scale, zeros after them.
+    fn load_queries(&mut self, block: &Block) {
+        let setup = self.setup;
+        let depth = setup.depth;
+        let n = (block.count + self.kernels.rows[0]) * depth;
+        self.query.reserve(n);
+        self.query.row(block.count * depth, self.kernels.rows[0] * depth).fill(0.0);
+        for (r, row) in self.rows.iter().enumerate() {
+            let to = self.query.row(r * depth, depth);
+            if depth > 0 {
+                convert(self.kernels, &setup.q, setup.q.layout.at(&[block.batch, row.head, row.row, 0]), to);
+            }
+            to.iter_mut().for_each(|x| *x *= setup.op.scale);
+        }
+    }
+
+    /// Many rows: K transposed and V in panels, then a few rows at a time.
+    fn multiply(&mut self, block: &Block, tile: &Tile, stride: usize) {
+        let (setup, kernels) = (self.setup, self.kernels);
+        let (depth, width, out_stride) = (setup.depth, setup.width, self.out_stride());
+        let count = tile.keys.len();
+        let padded = kernels.padded(count);
+        let head = setup.kv_head(block.head);
+        self.keys.reserve(padded * depth);
+        self.values.reserve(count * out_stride);
+        self.pointers.take(kernels, &setup.k, block.batch, head, &tile.keys);
+        // Slots that pad the last vector repeat a key; their scores are masked.
+        self.pointers.pointers.resize(padded, self.pointers.pointers[count - 1]);
+        // SAFETY: the pointers are rows of `depth`, `padded` of them, and `keys` holds as much.
+        unsafe { (kernels.pack_transposed)(self.pointers.pointers.as_ptr(), padded, depth, self.keys.pointer()) };
+        self.pointers.take(kernels, &setup.v, block.batch, head, &tile.keys);
+        // SAFETY: as above with `width`, padded to whole vectors.
+        unsafe { (kernels.pack)(self.pointers.pointers.as_ptr(), count, width, self.values.pointer(), count) };
+
+        let mut first = 0;
+        while first < block.count {
+            let left = block.count - first;
+            let rows = *kernels.rows.iter().rev().find(|&&m| m >= left).unwrap_or(&kernels.rows[0]);
+            let some = first..(first + rows).min(block.count);
+            let slots = tile.slots(&self.rows[some.clone()]);
+            if !slots.is_empty() {
+                let from = slots.lo as usize / kernels.panel * kernels.panel;
+                let end = kernels.padded(slots.hi as usize);
+                let scores = self.scores.pointer();
+                // SAFETY: q and out have rows[0] rows more than the block, scores has rows[0] rows of `stride` >= `end`, and the
+                // panels are those packed above.
+                unsafe {
+                    let product = Product {
+                        a: self.query.pointer().add(first * depth),
+                        a_stride: depth,
+                        b: self.keys.pointer().add(from * depth),
+                        b_rows: depth,
+                        b_columns: padded - from,
+                        b_first: 0,
+                        depth,
+                        columns: end - from,
+                        c: scores.add(from),
+                        c_stride: stride,
+                        add: false,
+                    };
+                    (kernels.multiply)(&product, rows);
+                    for r in some {
+                        self.weigh(block, tile, r, slots, (r - first) * stride);
+                    }
+                    let product = Product {
+                        a: scores.add(slots.lo as usize),
+                        a_stride: stride,
+                        b: self.values.pointer(),
+                        b_rows: count,
+                        b_columns: out_stride,
+                        b_first: slots.lo as usize,
+                        depth: slots.len(),
+                        columns: out_stride,
+                        c: self.out.pointer().add(first * out_stride),
+                        c_stride: out_stride,
+                        add: true,
+                    };
+                    (kernels.multiply)(&product, rows);
+                }
+            }
+            first += rows;
+        }
+    }
+
+    /// Few rows: K and V are read in place.
+    fn stream(&mut self, block: &Block, tile: &Tile, stride: usize) {
+        let (setup, kernels) = (self.setup, self.kernels);
+        let slots = tile.slots(&self.rows);
+        if slots.is_empty() {
+            return;
+        }
+        let (from, out_stride) = (slots.lo as usize, self.out_stride());
+        let head = setup.kv_head(block.head);
+        let keys = &tile.keys[from..slots.hi as usize];
+        self.pointers.take(kernels, &setup.k, block.batch, head, keys);
+        let dots = Dots {
+            a: self.query.pointer(),
+            a_stride: setup.depth,
+            b: self.pointers.pointers.as_ptr(),
+            count: keys.len(),
+            depth: setup.depth,
+            // SAFETY: scores has FEW rows of `stride` slots.
+            c: unsafe { self.scores.pointer().add(from) },
+            c_stride: stride,
+        };
+        // SAFETY: the pointers are rows of `depth`.
+        unsafe { (kernels.dots)(&dots, block.count) };
+        for r in 0..block.count {
+            self.weigh(block, tile, r, slots, r * stride);
+        }
+        self.pointers.take(kernels, &setup.v, block.batch, head, keys);
+        let product = Gathered {
+            // SAFETY: as for `dots`.
+            a: unsafe { self.scores.pointer().add(from) },
+            a_stride: stride,
+            b: self.pointers.pointers.as_ptr(),
+            depth: keys.len(),
+            columns: setup.width,
+            c: self.out.pointer(),
+            c_stride: out_stride,
+        };
+        // SAFETY: the pointers are rows of `width`; out has the block's rows.
+        unsafe { (kernels.gather)(&product, block.count) };
+    }
+
+    /// Scores of row `r` become weights: hooks, mask, and for softmax the running maximum and sum. The scores of slot 0 are at `base`.
+    fn weigh(&mut self, block: &Block, tile: &Tile, r: usize, slots: Span, base: usize) {
+        let (setup, kernels) = (self.setup, self.kernels);
+        let softmax = setup.softmax();
+        let masked = if softmax { MASKED } else { 0.0 };
+        let row = self.rows[r];
+        let (lo, hi) = (slots.lo as usize, slots.hi as usize);
+        let (from, end) = (lo / kernels.lanes * kernels.lanes, kernels.padded(hi));
+        self.scores.row(base + from, lo - from).fill(masked);
+        self.scores.row(base + hi, end - hi).fill(masked);
+
+        let keys = &tile.keys[lo..hi];
+        let at = [block.batch, row.head, row.row];
+        let place = Row { batch: block.batch, head: row.head, row: row.row, query: row.query, keys };
+        let scores = self.scores.row(base + lo, hi - lo);
+        for call in setup.score.iter().chain(if softmax { &[][..] } else { &setup.weight }) {
+            (call.function)(scores, &place, call.args(at, &mut self.args));
+        }
+        if !tile.seen(&row, slots) {
+            tile.hide(&row, slots, scores, masked);
+        }
+        if !setup.mask.is_empty() {
+            self.allowed.clear();
+            self.allowed.resize(keys.len(), true);
+            for call in &setup.mask {
+                (call.function)(&mut self.allowed, &place, call.args(at, &mut self.args));
+            }
+            for (score, &allowed) in scores.iter_mut().zip(&self.allowed) {
+                *score = if allowed { *score } else { masked };
+            }
+        }
+
+        let scores = self.scores.row(base + from, end - from);
+        let state = &mut self.states[r];
+        let (data, n) = (scores.as_mut_ptr(), scores.len());
+        if !softmax {
+            // SAFETY: from and end are multiples of the lanes.
+            state.sum += unsafe { (kernels.sum)(data, n) };
+            return;
+        }
+        // SAFETY: as above.
+        let high = unsafe { (kernels.max)(data, n) };
+        if high <= SEEN {
+            // The maximum may have passed over NaN.
+            if scores.iter().any(|x| x.is_nan()) {
+                state.sum = f32::NAN;
+            }
+            scores.fill(0.0);
+            return;
+        }
+        let top = state.top.max(high * LOG2_E);
+        if top > state.top {
+            if !state.is_empty() {
+                let factor = (state.top - top).exp2();
+                state.sum *= factor;
+                let stride = kernels.padded(setup.width);
+                let out = self.out.row(r * stride, stride);
+                // SAFETY: the stride is a multiple of the lanes.
+                unsafe { (kernels.scale)(out.as_mut_ptr(), stride, factor) };
+            }
+            state.top = top;
+        }
+        // SAFETY: as above.
+        state.sum += unsafe { (kernels.exp2)(data, n, top) };
+    }
+}

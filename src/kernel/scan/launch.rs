@@ -1,0 +1,209 @@
+//! The launches of `scan/chunk` and `scan/recurrent`.
+
+use super::{Decay, Divide, Scan, TABLES};
+use crate::caps::Caps;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::key::{Launch, Place};
+use crate::kernel::{Io, LaunchBuilder};
+
+/// Tokens of a chunk.
+const CHUNK: usize = 16;
+const CHUNK_WORKGROUP: u32 = 128;
+const RECURRENT_WORKGROUP: usize = 64;
+/// Workgroup memory of every device.
+const MEMORY: usize = 16 << 10;
+/// vec4 of value columns a workgroup, at most: more of them share the pairs of a chunk, fewer give more workgroups.
+const COLUMNS: usize = 4;
+/// Floats that `scan/recurrent` stages at once when that is more than one token.
+const STAGED: usize = 2048;
+
+/// Sizes of a scan, found consistent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub batch: usize,
+    pub heads: usize,
+    pub queries: usize,
+    /// Keys and values.
+    pub tokens: usize,
+    pub depth: usize,
+    pub width: usize,
+}
+
+impl Sizes {
+    pub(super) fn of(op: &Scan, io: &Io) -> Result<Self> {
+        let shape = |role: &str| -> Result<[usize; 4]> {
+            let found = &io.get(role).layout.shape;
+            found[..].try_into().map_err(|_| refuse(ErrorKind::Shape, role, "rank 4", format!("{found:?}")))
+        };
+        let [batch, heads, queries, width] = shape("out")?;
+        let [_, _, tokens, depth] = shape("k")?;
+        let s = Sizes { batch, heads, queries, tokens, depth, width };
+        let expected = [
+            ("q", Some([queries, depth])),
+            ("k", Some([tokens, depth])),
+            ("v", Some([tokens, width])),
+            ("g", Some([tokens, depth])),
+            ("a", Some([tokens, depth])),
+            ("b", Some([tokens, depth])),
+            ("state_in", Some([depth, width])),
+            ("state", Some([depth, width])),
+        ];
+        for (role, inner) in expected {
+            if io.find(role).is_none() {
+                continue;
+            }
+            let found = shape(role)?;
+            if found[0] != batch || found[1] == 0 || heads % found[1] != 0 || inner.is_some_and(|inner| found[2..] != inner) {
+                let want = format!("({batch}, a divisor of {heads}, {inner:?})");
+                return Err(refuse(ErrorKind::Shape, role, want, format!("{found:?}")));
+            }
+        }
+        if queries != tokens && !op.bidirectional {
+            return Err(refuse(ErrorKind::Shape, "q", format!("as many rows as k, {tokens}"), queries));
+        }
+        if op.bidirectional && op.read_before {
+            return Err(refuse(ErrorKind::Unsupported, "read_before", "a causal scan", "a bidirectional one"));
+        }
+        if io.find("a").is_some() != io.find("b").is_some() {
+            return Err(refuse(ErrorKind::Unsupported, "a", "both erase vectors or none", "one of them"));
+        }
+        if (op.decay == Decay::Channel) != io.find("g").is_some() || (op.decay == Decay::Scalar) != io.has_table("g_scalar") {
+            let expected = format!("the table of {:?}", op.decay);
+            return Err(refuse(ErrorKind::Unsupported, "decay", expected, "another"));
+        }
+        Ok(s)
+    }
+}
+
+/// Whether q·z is needed: for the divisor, or because the caller wants z.
+pub(super) fn has_z(op: &Scan, io: &Io) -> bool {
+    op.divide != Divide::None || io.find("z").is_some()
+}
+
+pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps) -> Result<Launch> {
+    let s = Sizes::of(op, io)?;
+    let own = io.tables.iter().filter(|t| t.place == Place::Own).count();
+    let side = usize::from(io.tables.iter().any(|t| t.place == Place::Side));
+    let bindings = io.roles.len() + own + side;
+    if bindings > caps.max_storage_bindings as usize {
+        let message = format!(
+            "scan: {bindings} storage bindings; the device has max_storage_buffers_per_shader_stage of {}",
+            caps.max_storage_bindings
+        );
+        return Err(Error::new(ErrorKind::Limit, message));
+    }
+    let vectors = s.width.div_ceil(4).next_power_of_two();
+    let z = has_z(op, io);
+    // A divisor counts the token itself, which a read before the write does not.
+    let whole = io.find("a").is_none() && !(op.read_before && op.divide != Divide::None);
+    let depth = s.depth.next_multiple_of(32);
+    let columns = [4, 2, 1].into_iter().find(|&c| c <= vectors.min(COLUMNS) && chunk_memory(op, depth, c, z) <= MEMORY);
+    match columns {
+        Some(columns) if whole && s.tokens.max(s.queries) >= CHUNK => Ok(chunk(op, io, caps, s, columns, z)),
+        _ => recurrent(op, io, caps, s, vectors, z),
+    }
+}
+
+/// Bytes of workgroup memory of `scan/chunk`.
+fn chunk_memory(op: &Scan, depth: usize, columns: usize, z: bool) -> usize {
+    let vectors = depth * columns + 144 + CHUNK * columns + if op.decay == Decay::Channel { 128 } else { 1 };
+    let floats = 528 + if z { depth } else { 1 } + 64 + 4 * CHUNK + 4;
+    16 * vectors + 4 * floats
+}
+
+fn chunk(op: &Scan, io: &Io, caps: &Caps, s: Sizes, columns: usize, z: bool) -> Launch {
+    let depth = s.depth.next_multiple_of(32);
+    let tiles = s.width.div_ceil(4 * columns);
+    let key_chunks = s.tokens.div_ceil(CHUNK);
+    let chunks = key_chunks + if op.bidirectional { s.queries.div_ceil(CHUNK) } else { 0 };
+    let builder = LaunchBuilder::new(op, "scan/chunk", CHUNK_WORKGROUP, io, caps, &TABLES)
+        .constant("DEPTH", depth as u32)
+        .constant("COLUMNS", columns as u32)
+        .constant("FACTORS", if op.decay == Decay::Channel { 128 } else { 1 })
+        .constant("NORM", if z { depth as u32 } else { 1 })
+        .switch("BIDIRECTIONAL", op.bidirectional)
+        .import("scan/common")
+        .import("scan/chunk_tile")
+        .u32("key_chunks", key_chunks)
+        .u32("chunks", chunks);
+    common(builder, op, io, s, tiles, z).groups(s.batch * s.heads * tiles)
+}
+
+fn recurrent(op: &Scan, io: &Io, caps: &Caps, s: Sizes, vectors: usize, z: bool) -> Result<Launch> {
+    // At most 16 rows of a vec4 a thread, so that the state stays in registers.
+    let columns = [4, 2].into_iter().find(|&c| c <= vectors.min(COLUMNS) && s.depth * c <= 1024).unwrap_or(1);
+    let depth = s.depth.next_multiple_of(RECURRENT_WORKGROUP / columns).next_multiple_of(32);
+    let erase = io.find("a").is_some();
+    let kinds = 2 + usize::from(op.decay == Decay::Channel) + if erase { 2 } else { 0 };
+    let fixed = 16 * 2 * RECURRENT_WORKGROUP * if erase { 2 } else { 1 } + 16 * RECURRENT_WORKGROUP / columns + 16;
+    let token = 4 * (kinds * depth + 4 * columns + 1);
+    if fixed + token > MEMORY {
+        let deepest = (MEMORY - fixed) / (4 * kinds);
+        let message = format!("scan: {} features; a token's vectors must fit 16 KiB of workgroup memory: up to {deepest}", s.depth);
+        return Err(Error::new(ErrorKind::Limit, message));
+    }
+    let tokens = (STAGED / (kinds * depth)).clamp(1, 16).min((MEMORY - fixed) / token);
+    let tiles = s.width.div_ceil(4 * columns);
+    let shift = if op.bidirectional { s.tokens } else { usize::from(!op.read_before) };
+    let builder = LaunchBuilder::new(op, "scan/recurrent", RECURRENT_WORKGROUP as u32, io, caps, &TABLES)
+        .constant("DEPTH", depth as u32)
+        .constant("COLUMNS", columns as u32)
+        .constant("TOKENS", tokens as u32)
+        .constant("VECTORS", kinds as u32)
+        .constant("LEFT_PARTS", if erase { 2 * RECURRENT_WORKGROUP as u32 } else { 1 })
+        .switch("ERASE", erase)
+        .import("scan/common")
+        .u32("steps", s.queries + shift)
+        .u32("shift", shift)
+        .u32("a_share", share(io, s, "a"))
+        .u32("b_share", share(io, s, "b"))
+        .strides("a", 4)
+        .strides("b", 4);
+    Ok(common(builder, op, io, s, tiles, z).groups(s.batch * s.heads * tiles))
+}
+
+/// What `scan/common` reads.
+fn common<'a>(builder: LaunchBuilder<'a>, op: &Scan, io: &Io, s: Sizes, tiles: usize, z: bool) -> LaunchBuilder<'a> {
+    let (divide, eps) = match op.divide {
+        Divide::None => (0, 0.0),
+        Divide::Sum(eps) => (1, eps),
+        Divide::AbsMax1 => (2, 0.0),
+    };
+    builder
+        .constant("DIVIDE", divide)
+        .switch("SCALAR", op.decay == Decay::Scalar)
+        .switch("CHANNEL", op.decay == Decay::Channel)
+        .switch("READ_BEFORE", op.read_before)
+        .switch("HAS_Z", z)
+        .switch("HAS_KEEP", io.has_table("keep"))
+        .switch("HAS_WRITE", io.has_table("w"))
+        .u32("heads", s.heads)
+        .u32("queries", s.queries)
+        .u32("tokens", s.tokens)
+        .u32("depth", s.depth)
+        .u32("width", s.width)
+        .u32("tiles", tiles)
+        .u32("q_share", share(io, s, "q"))
+        .u32("k_share", share(io, s, "k"))
+        .u32("v_share", share(io, s, "v"))
+        .u32("g_share", share(io, s, "g"))
+        .f32("scale", op.scale)
+        .f32("eps", eps)
+        .strides("q", 4)
+        .strides("k", 4)
+        .strides("v", 4)
+        .strides("g", 4)
+        .strides("state_in", 4)
+        .strides("out", 4)
+        .strides("state", 4)
+        .strides("z", 3)
+}
+
+/// State heads that read one head of a role.
+fn share(io: &Io, s: Sizes, role: &str) -> usize {
+    io.find(role).map_or(1, |meta| s.heads / meta.layout.shape[1])
+}
+
+fn refuse(kind: ErrorKind, argument: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
+    Error::expected(kind, "scan", argument, expected, found)
+}

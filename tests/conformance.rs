@@ -1,0 +1,231 @@
+//! CATALOG x odd shapes x engines against the oracles, and laws that hold between variants. All failures are collected.
+//! `ATTN_TEST=nsa` keeps the cases whose id contains the word.
+
+mod common;
+
+use common::{Budget, close, engines, random, tensor_of};
+use wgpu_attention::case::oracle_inputs;
+use wgpu_attention::{HostTensor, Inputs, Value, variant};
+
+/// One case: variant, parameters, inputs.
+struct Case {
+    variant: &'static str,
+    params: Vec<(&'static str, &'static str)>,
+    inputs: Vec<(&'static str, HostTensor)>,
+    budget: Budget,
+}
+
+impl Case {
+    fn id(&self) -> String {
+        let params: Vec<_> = self.params.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        let inputs: Vec<_> = self.inputs.iter().map(|(n, t)| format!("{n}{:?}", t.shape())).collect();
+        format!("{} {} {}", self.variant, params.join(" "), inputs.join(" "))
+    }
+}
+
+fn case(variant: &'static str, params: &[(&'static str, &'static str)], inputs: Vec<(&'static str, HostTensor)>) -> Case {
+    let linear = variant::find(variant).expect("a variant").card().family == wgpu_attention::Family::Linear;
+    let half = inputs.iter().any(|(_, t)| t.dtype() == wgpu_attention::DType::F16);
+    let budget = if linear {
+        Budget::SCAN
+    } else if half {
+        Budget::F16
+    } else {
+        Budget::F32
+    };
+    Case { variant, params: params.to_vec(), inputs, budget }
+}
+
+fn qkv([b, h, hk, lq, lk, d, dv]: [usize; 7]) -> Vec<(&'static str, HostTensor)> {
+    vec![("q", random(&[b, h, lq, d], 1)), ("k", random(&[b, hk, lk, d], 2)), ("v", random(&[b, hk, lk, dv], 3))]
+}
+
+fn half(mut inputs: Vec<(&'static str, HostTensor)>) -> Vec<(&'static str, HostTensor)> {
+    for (_, tensor) in inputs.iter_mut().filter(|(n, _)| ["q", "k", "v"].contains(n)) {
+        *tensor = tensor.to_f16();
+    }
+    inputs
+}
+
+fn with(mut inputs: Vec<(&'static str, HostTensor)>, name: &'static str, tensor: HostTensor) -> Vec<(&'static str, HostTensor)> {
+    inputs.push((name, tensor));
+    inputs
+}
+
+fn flags(shape: &[usize], one: impl Fn(usize) -> bool) -> HostTensor {
+    HostTensor::new(shape, (0..shape.iter().product()).map(|n| u8::from(one(n))).collect::<Vec<_>>()).expect("a shape")
+}
+
+fn ints(shape: &[usize], values: Vec<i32>) -> HostTensor {
+    HostTensor::new(shape, values).expect("a shape")
+}
+
+/// Deliberately odd: batches, groups, lengths and widths that divide nothing.
+const ODD: [[usize; 7]; 5] = [
+    [1, 1, 1, 1, 1, 1, 1],
+    [2, 6, 2, 7, 63, 20, 12],
+    [1, 4, 4, 65, 33, 60, 60],
+    [1, 3, 1, 33, 100, 7, 5],
+    [2, 2, 1, 100, 65, 32, 72],
+];
+
+fn dense() -> Vec<Case> {
+    let mut list = Vec::new();
+    for size in ODD {
+        let [b, h, _, lq, lk, ..] = size;
+        for pattern in ["noncausal_cross", "causal_cross"] {
+            list.push(case("dense-attention", &[("pattern", pattern)], qkv(size)));
+        }
+        list.push(case("dense-attention", &[("pattern", "causal_cross"), ("align", "top_left")], half(qkv(size))));
+        list.push(case("softcap-attention", &[("cap", "3"), ("causal", "true")], qkv(size)));
+        list.push(case("alibi-attention", &[("causal", "true")], qkv(size)));
+        list.push(case("split-kv-decode", &[("splits", "3")], half(qkv(size))));
+        list.push(case("streaming-attention", &[("sink", "2"), ("recent", "9")], qkv(size)));
+        list.push(case("sink-logit-attention", &[("causal", "true")], with(qkv(size), "sink", random(&[h, 2], 4))));
+        for rule in ["neg_log_len", "neg_log_row", "value"] {
+            list.push(case("sigmoid-attention", &[("bias_rule", rule), ("causal", "true")], qkv(size)));
+        }
+        let mask = flags(&[b, 1, lq, lk], |n| n % 3 != 0 && n / lk % lq != 4 % lq);
+        let bias = random(&[h, lq, lk], 5);
+        let all = with(with(qkv(size), "mask", mask.clone()), "bias", bias);
+        list.push(case("dense-attention", &[("window_left", "20"), ("softcap", "4")], all.clone()));
+        list.push(case("sigmoid-attention", &[("bias_rule", "neg_log_row")], all));
+        let everything = with(with(qkv(size), "mask", mask), "sink", random(&[h], 6));
+        let everything = with(everything, "row_start", ints(&[lq], (0..lq as i32).map(|i| i % 3).collect()));
+        let everything = with(everything, "row_end", ints(&[lq], (0..lq as i32).map(|i| (i * 7) % (lk as i32 + 1)).collect()));
+        let everything = with(everything, "pos_q", ints(&[lq], (0..lq as i32).rev().collect()));
+        let everything = with(everything, "pos_k", ints(&[lk], (0..lk as i32).map(|j| (j * 5) % lk as i32).collect()));
+        let lengths = ints(&[b], (0..b as i32).map(|n| (lk as i32 - n).max(0)).collect());
+        list.push(case("dense-attention", &[("window_left", "30")], with(everything, "lengths", lengths)));
+    }
+    list
+}
+
+fn sparse_and_linear() -> Vec<Case> {
+    let mut list = Vec::new();
+    for size in ODD {
+        let [b, h, _, lq, lk, d, dv] = size;
+        let (nq, nk) = (lq.div_ceil(16), lk.div_ceil(12));
+        for shape in [vec![h, nq, nk], vec![1, nq, nk], vec![b, h, nq, nk]] {
+            let mask = flags(&shape, |n| n % 4 != 1);
+            let params = [("block_q", "16"), ("block_k", "12"), ("causal", "true")];
+            list.push(case("block-sparse-attention", &params, with(qkv(size), "block_mask", mask)));
+        }
+        let wide = (lk / 2 + 1).min(24);
+        let lists = (0..b * lq * wide).map(|n| if n % 5 == 4 { -1 } else { ((n % wide) * 2 % lk) as i32 }).collect::<Vec<_>>();
+        // A list names a key once: doubles only arise where 2n wraps around, and those places are emptied.
+        let lists = lists.chunks(wide).flat_map(|row| {
+            let mut seen = Vec::new();
+            row.iter().map(|&j| if j < 0 || seen.contains(&j) { -1 } else { seen.push(j); j }).collect::<Vec<_>>()
+        });
+        let lists = ints(&[b, lq, wide], lists.collect());
+        list.push(case("token-list-attention", &[], with(qkv(size), "indices", lists)));
+
+        let l = lq;
+        let scan = |heads: usize| {
+            vec![("q", random(&[b, h, l, d], 1)), ("k", random(&[b, heads, l, d], 2)), ("v", random(&[b, heads, l, dv], 3))]
+        };
+        list.push(case("linear-attention", &[], scan(h)));
+        list.push(case("linear-attention", &[("phi", "relu"), ("phi_k", "exp"), ("scale", "0.5")], scan(1)));
+        list.push(case("linear-attention", &[("normalise", "false"), ("phi", "silu")], half(scan(h))));
+        let kept = with(qkv(size), "key_mask", flags(&[b, lk], |n| n % 3 != 1));
+        list.push(case("linear-attention", &[("causal", "false")], kept));
+        list.push(case("lightning-attention", &[], scan(h)));
+        let stateful = with(scan(h), "state", random(&[b, h, d, dv], 7));
+        list.push(case("lightning-attention", &[("decay_rule", "linear"), ("layers", "4"), ("layer", "1")], stateful));
+        if d % 2 == 0 {
+            let gated = with(with(scan(h), "gate", random(&[b, h, l, dv], 8)), "state", random(&[b, h, d, dv], 9));
+            list.push(case("retention", &[("offset", "1000")], gated));
+        }
+    }
+    for phi in ["identity", "relu2", "sigmoid", "softmax", "hedgehog", "taylor", "taylor_compact", "dpfp"] {
+        let inputs = qkv([1, 2, 1, 37, 37, 6, 5]);
+        let normalise = if phi == "identity" { "false" } else { "true" };
+        list.push(case("linear-attention", &[("phi", phi), ("normalise", normalise)], inputs));
+    }
+    let grid = |l: usize, d: usize| qkv([1, 2, 1, l, l, d, d]);
+    list.push(case("neighborhood-attention", &[("shape", "65"), ("window", "9")], grid(65, 20)));
+    list.push(case("neighborhood-attention", &[("shape", "7,9"), ("window", "3,4"), ("stride", "2,1"), ("dilation", "2,1")], grid(63, 8)));
+    list.push(case("neighborhood-attention", &[("shape", "3,5,4"), ("window", "3,3,2"), ("causal", "true,false,false")], grid(60, 12)));
+    let extra = with(grid(30, 8), "extra_k", random(&[1, 1, 5, 8], 4));
+    list.push(case("neighborhood-attention", &[("shape", "5,6"), ("window", "3,3")], with(extra, "extra_v", random(&[1, 1, 5, 8], 5))));
+    for position in ["text", "cache"] {
+        for chunk in ["none", "8"] {
+            let params = [("sink", "3"), ("recent", "10"), ("position", position), ("chunk", chunk)];
+            list.push(case("streaming-attention", &params, qkv([1, 4, 2, 30, 70, 16, 12])));
+        }
+    }
+    list
+}
+
+fn hierarchical() -> Vec<Case> {
+    let mut list = Vec::new();
+    for [b, lq, lk, hi, di] in [[1, 1, 9, 1, 4], [2, 33, 65, 3, 20], [1, 50, 50, 4, 32]] {
+        let index = vec![
+            ("q_idx", random(&[b, lq, hi, di], 1)),
+            ("k_idx", random(&[b, lk, di], 2)),
+            ("w", random(&[b, lq, hi], 3)),
+        ];
+        list.push(case("lightning-indexer", &[("topk", "7")], index.clone()));
+        list.push(case("lightning-indexer", &[("topk", "1000"), ("causal", "false")], index.clone()));
+        let attend = [index, qkv([b, 4, 2, lq, lk, 12, 20])].concat();
+        list.push(case("hisa", &[("block_size", "8"), ("block_topk", "3"), ("topk", "11")], attend));
+        let nsa = with(qkv([b, 4, 2, lq, lk, 12, 20]), "gates", random(&[b, 4, lq, 3], 4));
+        let params = [("cmp_length", "8"), ("cmp_stride", "4"), ("sel_block", "8"), ("sel_count", "3"), ("window", "10")];
+        list.push(case("native-sparse-attention", &params, nsa.clone()));
+        list.push(case("native-sparse-attention", &params, with(nsa, "cmp_weight", random(&[8], 5))));
+    }
+    let packed = vec![
+        ("q", random(&[4, 70, 12], 1)),
+        ("k", random(&[2, 81, 12], 2)),
+        ("v", random(&[2, 81, 20], 3)),
+        ("cu_q", ints(&[6], vec![0, 1, 1, 34, 60, 70])),
+        ("cu_k", ints(&[6], vec![0, 7, 20, 50, 50, 81])),
+    ];
+    list.push(case("varlen-attention", &[("causal", "true")], packed.clone()));
+    list.push(case("varlen-attention", &[("causal", "true"), ("align", "top_left")], packed.clone()));
+    list.push(case("varlen-attention", &[], half(packed)));
+    let lses = HostTensor::from_fn(&[3, 2, 2, 9], |n| if n % 5 == 0 { f32::NEG_INFINITY } else { (n % 7) as f32 - 3.0 });
+    list.push(case("merge-lse", &[], vec![("outs", random(&[3, 2, 2, 9, 13], 1)), ("lses", lses)]));
+    list
+}
+
+fn run(cases: Vec<Case>) {
+    let filter = std::env::var("ATTN_TEST").unwrap_or_default();
+    let mut failures = Vec::new();
+    for case in cases.into_iter().filter(|c| c.id().contains(&filter)) {
+        let params: Vec<_> = case.params.iter().map(|(n, v)| ((*n).to_owned(), Value::parse(v))).collect();
+        let variant = variant::find(case.variant).and_then(|entry| entry.make(&params)).expect("a variant");
+        let want = variant.oracle(&oracle_inputs(case.inputs.iter().map(|(n, t)| (*n, t))));
+        let inputs = case.inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
+        for (name, runtime) in engines() {
+            match runtime.call_blocking(&*variant, &inputs) {
+                Err(error) => failures.push(format!("{} on {name}: {error}", case.id())),
+                Ok(outputs) => {
+                    for (output, want) in &want {
+                        let result = outputs.get(output).map_err(|e| e.to_string());
+                        if let Err(why) = result.and_then(|got| close(&tensor_of(want), got, case.budget)) {
+                            failures.push(format!("{} on {name}: {output}: {why}", case.id()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn dense_variants_agree_with_their_oracles() {
+    run(dense());
+}
+
+#[test]
+fn sparse_and_linear_variants_agree_with_their_oracles() {
+    run(sparse_and_linear());
+}
+
+#[test]
+fn hierarchical_and_packed_variants_agree_with_their_oracles() {
+    run(hierarchical());
+}

@@ -1,0 +1,7 @@
+//! The tests that run inside a browser. `cargo xtask web-test` builds this crate for wasm32, serves it with the page in
+//! `page/`, and collects what the page reports. For any other target the crate is empty.
+
+#[cfg(target_arch = "wasm32")]
+mod bridge;
+#[cfg(target_arch = "wasm32")]
+mod webgpu;

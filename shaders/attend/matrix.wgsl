@@ -6,11 +6,11 @@
 // The row rescale of the accumulator has no element-wise form on matrices, so it is lazy: rows keep an old maximum until the new one is
 // larger by GROWTH (in powers of two), and only then all accumulators pass through workgroup memory.
 // Barriers a step: the two of workgroupUniformLoad, which tells whether any row of the workgroup rescales.
-// With attend/rows, attend/finish, attend/matrix_N and one of attend/keys_*.
+// With attend/rows, attend/finish, attend/matrix_stage, attend/matrix_N and one of attend/keys_*.
 
 const LANES: u32 = ROW_TILES * N;
 const TILE_Q: u32 = LANES * SUBGROUPS;
-const TILE_K: u32 = N;
+const TILE_K: u32 = N * KEY_TILES;     // keys of a step
 const MASKED: f32 = -1e30;          // finite: shaders may assume that there is no infinity
 const SEEN: f32 = -5e29;
 const GROWTH: f32 = 8.0;            // weights stay below 2^8, far from the end of f16
@@ -19,59 +19,22 @@ const LN_2: f32 = 0.6931471805599453;
 // Rows padded against bank conflicts, in vec4 of halves (staged operands) and of floats (scores).
 const K_STRIDE: u32 = DEPTH_TILES * N / 4u + 2u;
 const V_STRIDE: u32 = VALUE_TILES * N / 4u + 2u;
-const S_STRIDE: u32 = N / 4u + 1u;
-const P_STRIDE: u32 = N / 4u;
-const K_PARTS: u32 = N * DEPTH_TILES * N / 4u;      // vec4 of a staged K or V tile
-const V_PARTS: u32 = N * VALUE_TILES * N / 4u;
+const S_STRIDE: u32 = TILE_K / 4u + 1u;
+const P_STRIDE: u32 = TILE_K / 4u + P_PAD;
+const N4: u32 = N / 4u;
+const K4: u32 = TILE_K / 4u;
+const K_PARTS: u32 = TILE_K * DEPTH_TILES * N / 4u;      // vec4 of a staged K or V tile
+const V_PARTS: u32 = TILE_K * VALUE_TILES * N / 4u;
 const K_EACH: u32 = (K_PARTS + WORKGROUP - 1u) / WORKGROUP;
 const V_EACH: u32 = (V_PARTS + WORKGROUP - 1u) / WORKGROUP;
 
-var<workgroup> k_tile: array<vec4<f16>, 2u * N * K_STRIDE>;
-var<workgroup> v_tile: array<vec4<f16>, 2u * N * V_STRIDE>;
+var<workgroup> k_tile: array<vec4<f16>, 2u * TILE_K * K_STRIDE>;
+var<workgroup> v_tile: array<vec4<f16>, 2u * TILE_K * V_STRIDE>;
 var<workgroup> s_tile: array<vec4<f32>, TILE_Q * S_STRIDE>;
 var<workgroup> p_tile: array<vec4<f16>, TILE_Q * P_STRIDE>;
 var<workgroup> row_bounds: array<vec2<i32>, TILE_Q>;
 var<workgroup> tile_bounds: array<vec4<i32>, 1>;   // min lo, max hi, max lo, min hi
 var<workgroup> grows: array<u32, 2>;
-
-// The next slot from which a step has keys, at or after `first`.
-fn advance(t: Tile, bounds: vec4<i32>, first: u32, slots: u32) -> u32 {
-    var at = first;
-    while (at < slots && keys_skip(t, bounds, at)) {
-        at += TILE_K;
-    }
-    return at;
-}
-
-fn k_part(t: Tile, bounds: vec4<i32>, first: u32, n: u32) -> vec4<f16> {
-    let j = keys_at(t, bounds, first + n / (DEPTH_TILES * N / 4u));
-    if (n < K_PARTS && j >= 0) {
-        let base = args.k_offset + t.batch * args.k_s0 + t.kv_head * args.k_s1 + u32(j) * args.k_s2;
-        return k_half4(base, (n % (DEPTH_TILES * N / 4u)) * 4u, args.depth);
-    }
-    return vec4<f16>();
-}
-
-fn v_part(t: Tile, bounds: vec4<i32>, first: u32, n: u32) -> vec4<f16> {
-    let j = keys_at(t, bounds, first + n / (VALUE_TILES * N / 4u));
-    if (n < V_PARTS && j >= 0) {
-        let base = args.v_offset + t.batch * args.v_s0 + t.kv_head * args.v_s1 + u32(j) * args.v_s2;
-        return v_half4(base, (n % (VALUE_TILES * N / 4u)) * 4u, args.width);
-    }
-    return vec4<f16>();
-}
-
-fn k_store(buffer: u32, n: u32, x: vec4<f16>) {
-    if (n < K_PARTS) {
-        k_tile[buffer * N * K_STRIDE + n / (DEPTH_TILES * N / 4u) * K_STRIDE + n % (DEPTH_TILES * N / 4u)] = x;
-    }
-}
-
-fn v_store(buffer: u32, n: u32, x: vec4<f16>) {
-    if (n < V_PARTS) {
-        v_tile[buffer * N * V_STRIDE + n / (VALUE_TILES * N / 4u) * V_STRIDE + n % (VALUE_TILES * N / 4u)] = x;
-    }
-}
 
 fn kernel(group: u32, lane: u32) {
     let t = tile_of(group);
@@ -99,7 +62,7 @@ fn kernel(group: u32, lane: u32) {
     // Q, one depth tile at a time through the rows of p_tile.
     var q: array<MatA, ROW_TILES * DEPTH_TILES>;
     for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
-        for (var n = 0u; n < P_STRIDE; n++) { // unroll
+        for (var n = 0u; n < N4; n++) { // unroll
             var x = vec4<f16>();
             if (at.valid) {
                 let base = args.q_offset + t.batch * args.q_s0 + at.head * args.q_s1 + at.row * args.q_s2;
@@ -124,12 +87,14 @@ fn kernel(group: u32, lane: u32) {
         k_store(0u, lane + n * WORKGROUP, k_part(t, bounds, first, lane + n * WORKGROUP));
     }
     workgroupBarrier();
-    for (var m = 0u; m < ROW_TILES; m++) { // unroll
-        var s = MatC();
-        for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
-            s = coopMultiplyAdd(q[m * DEPTH_TILES + c], coopLoad<MatB>(&k_tile[c * N / 4u], K_STRIDE), s);
+    for (var j = 0u; j < KEY_TILES; j++) { // unroll
+        for (var m = 0u; m < ROW_TILES; m++) { // unroll
+            var s = MatC();
+            for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
+                s = coopMultiplyAdd(q[m * DEPTH_TILES + c], coopLoad<MatB>(&k_tile[j * N * K_STRIDE + c * N4], K_STRIDE), s);
+            }
+            coopStoreT(s, &s_tile[(first_row + m * N) * S_STRIDE + j * N4], S_STRIDE);
         }
-        coopStoreT(s, &s_tile[(first_row + m * N) * S_STRIDE], S_STRIDE);
     }
     subgroupBarrier();
 
@@ -145,11 +110,11 @@ fn kernel(group: u32, lane: u32) {
             vs[n] = v_part(t, bounds, first, lane + n * WORKGROUP);
         }
 
-        var x: array<f32, N>;
+        var x: array<f32, TILE_K>;
         let j0 = keys_at(t, bounds, first);
         let j1 = keys_at(t, bounds, first + TILE_K - 1u);
         let full = !HAS_MASK && j0 >= bounds.z && j1 < bounds.w && j1 - j0 == i32(TILE_K) - 1;
-        for (var n = 0u; n < P_STRIDE; n++) { // unroll
+        for (var n = 0u; n < K4; n++) { // unroll
             let four = s_tile[lane * S_STRIDE + n] * args.scale;
             x[n * 4u] = four.x;
             x[n * 4u + 1u] = four.y;
@@ -157,7 +122,7 @@ fn kernel(group: u32, lane: u32) {
             x[n * 4u + 3u] = four.w;
         }
         if (HAS_SCORE || !SOFTMAX) {
-            for (var n = 0u; n < N; n++) { // unroll
+            for (var n = 0u; n < TILE_K; n++) { // unroll
                 let pair = At(t.batch, at.head, at.row, query, keys_at(t, bounds, first + n));
                 x[n] = score(x[n], pair);
                 if (SOFTMAX) {
@@ -168,7 +133,7 @@ fn kernel(group: u32, lane: u32) {
             }
         }
         if (!full) {
-            for (var n = 0u; n < N; n++) { // unroll
+            for (var n = 0u; n < TILE_K; n++) { // unroll
                 let seen = allowed(t, at, query, mine, keys_at(t, bounds, first + n));
                 x[n] = select(select(0.0, MASKED, SOFTMAX), x[n], seen);
             }
@@ -176,7 +141,7 @@ fn kernel(group: u32, lane: u32) {
         var scale = 1.0;
         if (SOFTMAX) {
             var high = x[0];
-            for (var n = 1u; n < N; n++) { // unroll
+            for (var n = 1u; n < TILE_K; n++) { // unroll
                 high = max(high, x[n]);
             }
             high *= LOG2_E;
@@ -206,7 +171,7 @@ fn kernel(group: u32, lane: u32) {
                     coopStoreT(acc[m * VALUE_TILES + c], &s_tile[(first_row + m * N) * S_STRIDE], S_STRIDE);
                 }
                 subgroupBarrier();
-                for (var n = 0u; n < P_STRIDE; n++) { // unroll
+                for (var n = 0u; n < N4; n++) { // unroll
                     s_tile[lane * S_STRIDE + n] *= scale;
                 }
                 subgroupBarrier();
@@ -216,7 +181,7 @@ fn kernel(group: u32, lane: u32) {
                 subgroupBarrier();
             }
         }
-        for (var n = 0u; n < P_STRIDE; n++) { // unroll
+        for (var n = 0u; n < K4; n++) { // unroll
             var p = vec4<f32>(x[n * 4u], x[n * 4u + 1u], x[n * 4u + 2u], x[n * 4u + 3u]);
             if (SOFTMAX) {
                 p = select(exp2(p * LOG2_E - top), vec4<f32>(), p <= vec4<f32>(SEEN));
@@ -228,27 +193,31 @@ fn kernel(group: u32, lane: u32) {
         subgroupBarrier();
 
         // O += P V of this step, then S of the next.
-        let v_base = (step & 1u) * N * V_STRIDE;
-        var p: array<MatA, ROW_TILES>;
-        for (var m = 0u; m < ROW_TILES; m++) { // unroll
-            p[m] = coopLoadT<MatA>(&p_tile[(first_row + m * N) * P_STRIDE], P_STRIDE);
-        }
-        for (var c = 0u; c < VALUE_TILES; c++) { // unroll
-            let v = coopLoadT<MatB>(&v_tile[v_base + c * N / 4u], V_STRIDE);
+        let v_base = (step & 1u) * TILE_K * V_STRIDE;
+        for (var j = 0u; j < KEY_TILES; j++) { // unroll
+            var p: array<MatA, ROW_TILES>;
             for (var m = 0u; m < ROW_TILES; m++) { // unroll
-                acc[m * VALUE_TILES + c] = coopMultiplyAdd(p[m], v, acc[m * VALUE_TILES + c]);
+                p[m] = coopLoadT<MatA>(&p_tile[(first_row + m * N) * P_STRIDE + j * N4], P_STRIDE);
+            }
+            for (var c = 0u; c < VALUE_TILES; c++) { // unroll
+                let v = coopLoadT<MatB>(&v_tile[v_base + j * N * V_STRIDE + c * N4], V_STRIDE);
+                for (var m = 0u; m < ROW_TILES; m++) { // unroll
+                    acc[m * VALUE_TILES + c] = coopMultiplyAdd(p[m], v, acc[m * VALUE_TILES + c]);
+                }
             }
         }
-        let k_base = ((step + 1u) & 1u) * N * K_STRIDE;
-        var s: array<MatC, ROW_TILES>;
-        for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
-            let k = coopLoad<MatB>(&k_tile[k_base + c * N / 4u], K_STRIDE);
-            for (var m = 0u; m < ROW_TILES; m++) { // unroll
-                s[m] = coopMultiplyAdd(q[m * DEPTH_TILES + c], k, s[m]);
+        let k_base = ((step + 1u) & 1u) * TILE_K * K_STRIDE;
+        for (var j = 0u; j < KEY_TILES; j++) { // unroll
+            var s: array<MatC, ROW_TILES>;
+            for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
+                let k = coopLoad<MatB>(&k_tile[k_base + j * N * K_STRIDE + c * N4], K_STRIDE);
+                for (var m = 0u; m < ROW_TILES; m++) { // unroll
+                    s[m] = coopMultiplyAdd(q[m * DEPTH_TILES + c], k, s[m]);
+                }
             }
-        }
-        for (var m = 0u; m < ROW_TILES; m++) { // unroll
-            coopStoreT(s[m], &s_tile[(first_row + m * N) * S_STRIDE], S_STRIDE);
+            for (var m = 0u; m < ROW_TILES; m++) { // unroll
+                coopStoreT(s[m], &s_tile[(first_row + m * N) * S_STRIDE + j * N4], S_STRIDE);
+            }
         }
         subgroupBarrier();
         first = next_first;
@@ -262,7 +231,7 @@ fn kernel(group: u32, lane: u32) {
             coopStoreT(acc[m * VALUE_TILES + c], &s_tile[(first_row + m * N) * S_STRIDE], S_STRIDE);
         }
         subgroupBarrier();
-        for (var n = 0u; n < P_STRIDE; n++) { // unroll
+        for (var n = 0u; n < N4; n++) { // unroll
             if (at.valid) {
                 out_store4(base, c * N + n * 4u, args.width, s_tile[lane * S_STRIDE + n] * factor);
             }

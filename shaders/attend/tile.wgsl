@@ -93,7 +93,7 @@ fn kernel(group: u32, lane: u32) {
         }
         workgroupBarrier();
 
-        var s: array<vec2<f32>, 4>;
+        var s = array<vec2<f32>, 4>();
         for (var depth = 0u; depth < args.depth; depth += CHUNK * 4u) {
             stage_chunk(t, lane, depth);
             workgroupBarrier();

@@ -20,6 +20,7 @@ files![
     "attend/matrix",
     "attend/matrix_16",
     "attend/matrix_8",
+    "attend/matrix_stage",
     "attend/rows",
     "attend/keys_range",
     "attend/keys_blocks",

@@ -17,7 +17,9 @@ pub(super) fn unroll(text: &str, consts: &[(&'static str, Const)]) -> String {
     }
     for line in text.lines() {
         // const NAME: u32 = EXPRESSION;
-        let Some((name, value)) = line.trim().strip_prefix("const ").and_then(|rest| rest.split_once(": u32 =")) else { continue };
+        let Some((name, value)) = line.trim().strip_prefix("const ").and_then(|rest| rest.split_once(": u32 =")) else {
+            continue;
+        };
         if let Some(n) = value.split(';').next().and_then(|v| evaluate(v, &names)) {
             names.insert(name.to_owned(), n);
         }
@@ -157,7 +159,8 @@ mod tests {
 
     #[test]
     fn unmarked_loops_and_unknown_bounds_stay() {
-        let text = "for (var n = 0u; n < args.x; n++) { // unroll\n f(n);\n}\nfor (var n = 0u; n < 2u; n++) {\n f(n);\n}";
+        let text =
+            "for (var n = 0u; n < args.x; n++) { // unroll\n f(n);\n}\nfor (var n = 0u; n < 2u; n++) {\n f(n);\n}";
         let got = unroll(text, &[]);
         assert_eq!(got.matches("for (").count(), 2);
     }

@@ -101,6 +101,8 @@ impl Budget {
     pub const F16: Budget = Budget { rms: 4e-5, max: 2e-4 };
     /// The matrix path: weights are rounded to f16 before they meet the values.
     pub const MATRIX: Budget = Budget { rms: 1e-3, max: 3e-3 };
+    /// Scores of 1e4 and more: an f32 score has few digits behind the point.
+    pub const LARGE_SCORES: Budget = Budget { rms: 1e-2, max: 5e-2 };
     /// Recurrences: errors of many steps add up.
     pub const SCAN: Budget = Budget { rms: 1e-5, max: 5e-5 };
 }

@@ -71,6 +71,7 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
     if !fits || matches!(op.keys, Keys::Tokens { .. }) || (side == 16 && lanes / side > 4) {
         return None;
     }
+    // One 16-key tile a step and eight subgroups that share what is staged were the best of the tiles tried (benches/NOTES.md).
     for subgroups in [16, 8, 4] {
         let tile = lanes * subgroups;
         let staged = 2 * side * ((depth * side + 8) + (width * side + 8)) * 2;
@@ -87,10 +88,12 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
             consts: vec![
                 ("SUBGROUPS", subgroups as u32),
                 ("ROW_TILES", (lanes / side) as u32),
+                ("KEY_TILES", 1),
+                ("P_PAD", 0),
                 ("DEPTH_TILES", depth as u32),
                 ("VALUE_TILES", width as u32),
             ],
-            imports: vec![if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" }],
+            imports: vec![if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" }, "attend/matrix_stage"],
         });
     }
     None

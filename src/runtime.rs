@@ -33,7 +33,7 @@ pub struct Runtime {
 #[derive(Clone, Debug)]
 pub enum Engine {
     /// Shaders on a device.
-    Gpu(GpuEngine),
+    Gpu(Box<GpuEngine>),
     /// Twins on the CPU.
     Cpu(CpuEngine),
 }
@@ -112,7 +112,7 @@ impl Runtime {
     pub async fn gpu(options: &GpuOptions) -> Result<Self> {
         let engine = GpuEngine::open(options).await?;
         let notice = engine.notice().map(str::to_owned);
-        Ok(Runtime { engine: Engine::Gpu(engine), notice })
+        Ok(Runtime { engine: Engine::Gpu(Box::new(engine)), notice })
     }
 
     /// A caller's device. The adapter is only asked for cooperative matrix shapes. No callback is installed on the device.
@@ -121,7 +121,7 @@ impl Runtime {
     /// [`ErrorKind::Limit`] when the device was requested with less than WebGPU's default limits.
     pub fn from_wgpu(device: &wgpu::Device, queue: &wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Result<Self> {
         let engine = GpuEngine::from_wgpu(device, queue, adapter, &GpuOptions::default())?;
-        Ok(Runtime { engine: Engine::Gpu(engine), notice: None })
+        Ok(Runtime { engine: Engine::Gpu(Box::new(engine)), notice: None })
     }
 
     /// The engine.

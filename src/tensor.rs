@@ -407,7 +407,8 @@ pub struct BufferView {
     pub offset: u64,
     /// Bytes of the range.
     pub size: u64,
-    pub(crate) lease: Option<Arc<crate::gpu::Lease>>,
+    /// Gives the buffer back when the last tensor over it is dropped.
+    pub(crate) _lease: Option<Arc<crate::gpu::Lease>>,
 }
 
 /// Where a tensor's elements are.
@@ -463,7 +464,7 @@ impl Tensor {
                 (layout.end() * dtype.size()).to_string(),
             );
         }
-        let view = BufferView { buffer: buffer.clone(), offset, size, lease: None };
+        let view = BufferView { buffer: buffer.clone(), offset, size, _lease: None };
         Ok(Tensor { dtype, layout, storage: Storage::Device(view) })
     }
 

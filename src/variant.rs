@@ -143,12 +143,14 @@ pub trait Variant: Debug + Send + Sync {
     fn oracle(&self, inputs: &oracle::Inputs) -> oracle::Outputs;
 }
 
+type Make = fn(&[(String, Value)]) -> Result<Box<dyn Variant>>;
+
 /// The catalogue's entry of one variant.
 #[derive(Clone, Copy)]
 pub struct Entry {
     card: &'static Card,
     specs: fn() -> Vec<ParamSpec>,
-    make: fn(&[(String, Value)]) -> Result<Box<dyn Variant>>,
+    make: Make,
 }
 
 impl Debug for Entry {

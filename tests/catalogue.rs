@@ -54,7 +54,8 @@ fn cards_are_those_of_the_golden_index() {
             .map(|(name, v)| (name.as_str(), (text(v, "shape"), v["optional"] == true, text(v, "dtype"))))
             .collect();
         assert_eq!(format!("{inputs:?}"), format!("{theirs:?}"), "{}", card.name);
-        let outputs: BTreeMap<&str, (&str, &str)> = card.outputs.iter().map(|o| (o.name, (o.shape, o.dtype.name()))).collect();
+        let outputs: BTreeMap<&str, (&str, &str)> =
+            card.outputs.iter().map(|o| (o.name, (o.shape, o.dtype.name()))).collect();
         let theirs: BTreeMap<&str, (String, String)> = want["outputs"]
             .as_object()
             .expect("outputs")
@@ -62,14 +63,17 @@ fn cards_are_those_of_the_golden_index() {
             .map(|(name, v)| (name.as_str(), (text(v, "shape"), text(v, "dtype"))))
             .collect();
         assert_eq!(format!("{outputs:?}"), format!("{theirs:?}"), "{}", card.name);
-        let params: BTreeMap<&str, (&str, Value)> = entry.parameters().iter().map(|p| (p.name, (p.kind, p.default.clone()))).collect();
+        let params: BTreeMap<&str, (&str, Value)> =
+            entry.parameters().iter().map(|p| (p.name, (p.kind, p.default.clone()))).collect();
         let theirs = want["params"].as_object().expect("params");
         assert_eq!(params.len(), theirs.len(), "{}", card.name);
         for (name, v) in theirs {
-            let (kind, default) = params.get(name.as_str()).unwrap_or_else(|| panic!("{} has no parameter {name}", card.name));
+            let (kind, default) =
+                params.get(name.as_str()).unwrap_or_else(|| panic!("{} has no parameter {name}", card.name));
             assert_eq!(*kind, v["type"], "{} {name}", card.name);
             let want = v["default"].to_string().replace('"', "").replace(',', ", ").replace("null", "none");
-            let same = default.to_string() == want || default.to_string().parse::<f64>().ok() == want.parse::<f64>().ok() && want.parse::<f64>().is_ok();
+            let same = default.to_string() == want
+                || default.to_string().parse::<f64>().ok() == want.parse::<f64>().ok() && want.parse::<f64>().is_ok();
             assert!(same, "{} {name}: default {default}, in the index {want}", card.name);
         }
     }

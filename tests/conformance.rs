@@ -23,7 +23,11 @@ impl Case {
     }
 }
 
-fn case(variant: &'static str, params: &[(&'static str, &'static str)], inputs: Vec<(&'static str, HostTensor)>) -> Case {
+fn case(
+    variant: &'static str,
+    params: &[(&'static str, &'static str)],
+    inputs: Vec<(&'static str, HostTensor)>,
+) -> Case {
     let linear = variant::find(variant).expect("a variant").card().family == wgpu_attention::Family::Linear;
     let half = inputs.iter().any(|(_, t)| t.dtype() == wgpu_attention::DType::F16);
     let budget = if linear {
@@ -47,7 +51,11 @@ fn half(mut inputs: Vec<(&'static str, HostTensor)>) -> Vec<(&'static str, HostT
     inputs
 }
 
-fn with(mut inputs: Vec<(&'static str, HostTensor)>, name: &'static str, tensor: HostTensor) -> Vec<(&'static str, HostTensor)> {
+fn with(
+    mut inputs: Vec<(&'static str, HostTensor)>,
+    name: &'static str,
+    tensor: HostTensor,
+) -> Vec<(&'static str, HostTensor)> {
     inputs.push((name, tensor));
     inputs
 }
@@ -92,7 +100,8 @@ fn dense() -> Vec<Case> {
         list.push(case("sigmoid-attention", &[("bias_rule", "neg_log_row")], all));
         let everything = with(with(qkv(size), "mask", mask), "sink", random(&[h], 6));
         let everything = with(everything, "row_start", ints(&[lq], (0..lq as i32).map(|i| i % 3).collect()));
-        let everything = with(everything, "row_end", ints(&[lq], (0..lq as i32).map(|i| (i * 7) % (lk as i32 + 1)).collect()));
+        let everything =
+            with(everything, "row_end", ints(&[lq], (0..lq as i32).map(|i| (i * 7) % (lk as i32 + 1)).collect()));
         let everything = with(everything, "pos_q", ints(&[lq], (0..lq as i32).rev().collect()));
         let everything = with(everything, "pos_k", ints(&[lk], (0..lk as i32).map(|j| (j * 5) % lk as i32).collect()));
         let lengths = ints(&[b], (0..b as i32).map(|n| (lk as i32 - n).max(0)).collect());
@@ -112,18 +121,32 @@ fn sparse_and_linear() -> Vec<Case> {
             list.push(case("block-sparse-attention", &params, with(qkv(size), "block_mask", mask)));
         }
         let wide = (lk / 2 + 1).min(24);
-        let lists = (0..b * lq * wide).map(|n| if n % 5 == 4 { -1 } else { ((n % wide) * 2 % lk) as i32 }).collect::<Vec<_>>();
+        let lists =
+            (0..b * lq * wide).map(|n| if n % 5 == 4 { -1 } else { ((n % wide) * 2 % lk) as i32 }).collect::<Vec<_>>();
         // A list names a key once: doubles only arise where 2n wraps around, and those places are emptied.
         let lists = lists.chunks(wide).flat_map(|row| {
             let mut seen = Vec::new();
-            row.iter().map(|&j| if j < 0 || seen.contains(&j) { -1 } else { seen.push(j); j }).collect::<Vec<_>>()
+            row.iter()
+                .map(|&j| {
+                    if j < 0 || seen.contains(&j) {
+                        -1
+                    } else {
+                        seen.push(j);
+                        j
+                    }
+                })
+                .collect::<Vec<_>>()
         });
         let lists = ints(&[b, lq, wide], lists.collect());
         list.push(case("token-list-attention", &[], with(qkv(size), "indices", lists)));
 
         let l = lq;
         let scan = |heads: usize| {
-            vec![("q", random(&[b, h, l, d], 1)), ("k", random(&[b, heads, l, d], 2)), ("v", random(&[b, heads, l, dv], 3))]
+            vec![
+                ("q", random(&[b, h, l, d], 1)),
+                ("k", random(&[b, heads, l, d], 2)),
+                ("v", random(&[b, heads, l, dv], 3)),
+            ]
         };
         list.push(case("linear-attention", &[], scan(h)));
         list.push(case("linear-attention", &[("phi", "relu"), ("phi_k", "exp"), ("scale", "0.5")], scan(1)));
@@ -145,10 +168,22 @@ fn sparse_and_linear() -> Vec<Case> {
     }
     let grid = |l: usize, d: usize| qkv([1, 2, 1, l, l, d, d]);
     list.push(case("neighborhood-attention", &[("shape", "65"), ("window", "9")], grid(65, 20)));
-    list.push(case("neighborhood-attention", &[("shape", "7,9"), ("window", "3,4"), ("stride", "2,1"), ("dilation", "2,1")], grid(63, 8)));
-    list.push(case("neighborhood-attention", &[("shape", "3,5,4"), ("window", "3,3,2"), ("causal", "true,false,false")], grid(60, 12)));
+    list.push(case(
+        "neighborhood-attention",
+        &[("shape", "7,9"), ("window", "3,4"), ("stride", "2,1"), ("dilation", "2,1")],
+        grid(63, 8),
+    ));
+    list.push(case(
+        "neighborhood-attention",
+        &[("shape", "3,5,4"), ("window", "3,3,2"), ("causal", "true,false,false")],
+        grid(60, 12),
+    ));
     let extra = with(grid(30, 8), "extra_k", random(&[1, 1, 5, 8], 4));
-    list.push(case("neighborhood-attention", &[("shape", "5,6"), ("window", "3,3")], with(extra, "extra_v", random(&[1, 1, 5, 8], 5))));
+    list.push(case(
+        "neighborhood-attention",
+        &[("shape", "5,6"), ("window", "3,3")],
+        with(extra, "extra_v", random(&[1, 1, 5, 8], 5)),
+    ));
     for position in ["text", "cache"] {
         for chunk in ["none", "8"] {
             let params = [("sink", "3"), ("recent", "10"), ("position", position), ("chunk", chunk)];
@@ -171,7 +206,8 @@ fn hierarchical() -> Vec<Case> {
         let attend = [index, qkv([b, 4, 2, lq, lk, 12, 20])].concat();
         list.push(case("hisa", &[("block_size", "8"), ("block_topk", "3"), ("topk", "11")], attend));
         let nsa = with(qkv([b, 4, 2, lq, lk, 12, 20]), "gates", random(&[b, 4, lq, 3], 4));
-        let params = [("cmp_length", "8"), ("cmp_stride", "4"), ("sel_block", "8"), ("sel_count", "3"), ("window", "10")];
+        let params =
+            [("cmp_length", "8"), ("cmp_stride", "4"), ("sel_block", "8"), ("sel_count", "3"), ("window", "10")];
         list.push(case("native-sparse-attention", &params, nsa.clone()));
         list.push(case("native-sparse-attention", &params, with(nsa, "cmp_weight", random(&[8], 5))));
     }
@@ -185,7 +221,8 @@ fn hierarchical() -> Vec<Case> {
     list.push(case("varlen-attention", &[("causal", "true")], packed.clone()));
     list.push(case("varlen-attention", &[("causal", "true"), ("align", "top_left")], packed.clone()));
     list.push(case("varlen-attention", &[], half(packed)));
-    let lses = HostTensor::from_fn(&[3, 2, 2, 9], |n| if n % 5 == 0 { f32::NEG_INFINITY } else { (n % 7) as f32 - 3.0 });
+    let lses =
+        HostTensor::from_fn(&[3, 2, 2, 9], |n| if n % 5 == 0 { f32::NEG_INFINITY } else { (n % 7) as f32 - 3.0 });
     list.push(case("merge-lse", &[], vec![("outs", random(&[3, 2, 2, 9, 13], 1)), ("lses", lses)]));
     list
 }

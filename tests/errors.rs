@@ -56,17 +56,30 @@ fn mistakes() -> Vec<(&'static str, Result<()>)> {
         ("zero size", plan(dense, &[], &with("q", t(&[1, 4, 0, 8])))),
         ("element types that differ", plan(dense, &[], &wide)),
         ("element type that is not taken", plan(dense, &[], &with("q", i(&[1, 1, 1, 1], &[1])))),
-        ("mask that does not broadcast", plan(dense, &[], &with("mask", HostTensor::zeros_of(wgpu_attention::DType::U8, &[3, 5])))),
+        (
+            "mask that does not broadcast",
+            plan(dense, &[], &with("mask", HostTensor::zeros_of(wgpu_attention::DType::U8, &[3, 5]))),
+        ),
         ("lengths beyond the keys", plan(dense, &[], &with("lengths", i(&[1], &[6])))),
         ("innermost stride", plan(dense, &[], &with("q", t(&[1, 4, 8, 6]).permute(&[0, 1, 3, 2])))),
         ("no block pattern", plan("block-sparse-attention", &[], &qkv())),
         ("block of zero", plan("block-sparse-attention", &[("block_q", "0")], &qkv())),
-        ("grid that is not L", plan("neighborhood-attention", &[("shape", "3,3")], &[
-            ("q", t(&[1, 1, 8, 4])), ("k", t(&[1, 1, 8, 4])), ("v", t(&[1, 1, 8, 4])),
-        ])),
-        ("window over the grid", plan("neighborhood-attention", &[("window", "9")], &[
-            ("q", t(&[1, 1, 8, 4])), ("k", t(&[1, 1, 8, 4])), ("v", t(&[1, 1, 8, 4])),
-        ])),
+        (
+            "grid that is not L",
+            plan(
+                "neighborhood-attention",
+                &[("shape", "3,3")],
+                &[("q", t(&[1, 1, 8, 4])), ("k", t(&[1, 1, 8, 4])), ("v", t(&[1, 1, 8, 4]))],
+            ),
+        ),
+        (
+            "window over the grid",
+            plan(
+                "neighborhood-attention",
+                &[("window", "9")],
+                &[("q", t(&[1, 1, 8, 4])), ("k", t(&[1, 1, 8, 4])), ("v", t(&[1, 1, 8, 4]))],
+            ),
+        ),
     ];
     let mut csr = qkv();
     csr.push(("indptr", i(&[4, 2], &[0, 1, 0, 1, 0, 1, 0, 1])));
@@ -75,7 +88,13 @@ fn mistakes() -> Vec<(&'static str, Result<()>)> {
     csr[3] = ("indptr", i(&[4, 2], &[0, 1, 1, 0, 0, 1, 0, 1]));
     list.push(("list pointers that fall", plan("block-sparse-attention", &[], &csr)));
     let packed = |cu: &[i32]| {
-        vec![("q", t(&[2, 6, 8])), ("k", t(&[2, 6, 8])), ("v", t(&[2, 6, 8])), ("cu_q", i(&[3], cu)), ("cu_k", i(&[3], &[0, 3, 6]))]
+        vec![
+            ("q", t(&[2, 6, 8])),
+            ("k", t(&[2, 6, 8])),
+            ("v", t(&[2, 6, 8])),
+            ("cu_q", i(&[3], cu)),
+            ("cu_k", i(&[3], &[0, 3, 6])),
+        ]
     };
     list.push(("cumulative lengths beyond the rows", plan("varlen-attention", &[], &packed(&[0, 3, 7]))));
     list.push(("splits of zero", plan("split-kv-decode", &[("splits", "0")], &qkv())));

@@ -23,7 +23,10 @@ fn matrix_engines() -> Vec<(&'static str, Runtime)> {
 
 fn inputs([b, h, hk, lq, lk, d, dv]: [usize; 7]) -> Inputs {
     let half = |shape: &[usize], seed| random(shape, seed).to_f16();
-    Inputs::new().with("q", half(&[b, h, lq, d], 1)).with("k", half(&[b, hk, lk, d], 2)).with("v", half(&[b, hk, lk, dv], 3))
+    Inputs::new()
+        .with("q", half(&[b, h, lq, d], 1))
+        .with("k", half(&[b, hk, lk, d], 2))
+        .with("v", half(&[b, hk, lk, dv], 3))
 }
 
 fn check(title: &str, variant: &dyn Variant, call: &Inputs) {
@@ -95,7 +98,11 @@ fn rows_whose_maximum_grows_are_rescaled() {
     let v = random(&[1, 1, l, d], 3).to_f16();
     let call = Inputs::new().with("q", &q).with("k", &k).with("v", &v);
     check("growth", &DenseAttention { scale: Some(1.0), ..Default::default() }, &call);
-    check("growth, causal", &DenseAttention { scale: Some(1.0), pattern: Pattern::CausalSelf, ..Default::default() }, &call);
+    check(
+        "growth, causal",
+        &DenseAttention { scale: Some(1.0), pattern: Pattern::CausalSelf, ..Default::default() },
+        &call,
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@ mod common;
 
 use common::{engines, random};
 use wgpu_attention::gpu::GpuOptions;
-use wgpu_attention::variants::dense::{DenseAttention, SplitKvDecode};
 use wgpu_attention::variants::Pattern;
+use wgpu_attention::variants::dense::{DenseAttention, SplitKvDecode};
 use wgpu_attention::{DType, Engine, ErrorKind, HostTensor, Inputs, Layout, Runtime, Tensor, wgpu};
 
 fn inputs(q: &HostTensor, k: &HostTensor, v: &HostTensor) -> Inputs {
@@ -40,7 +40,8 @@ fn callers_buffers_are_used_in_place_at_any_offset() {
         let bytes = 2 * 9 * 8 * 4;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let size = 3 * bytes + 64;
-        let buffer = device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        let buffer =
+            device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
         let tensors: Vec<Tensor> = parts
             .iter()
             .enumerate()
@@ -52,12 +53,14 @@ fn callers_buffers_are_used_in_place_at_any_offset() {
             .collect();
         let theirs = Runtime::from_wgpu(device, queue, None).expect(name);
         let call = Inputs::new().with("q", &tensors[0]).with("k", &tensors[1]).with("v", &tensors[2]);
-        let prepared = theirs.prepare_blocking(theirs.plan(&DenseAttention::default(), &call).expect(name)).expect(name);
+        let prepared =
+            theirs.prepare_blocking(theirs.plan(&DenseAttention::default(), &call).expect(name)).expect(name);
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let outputs = theirs.encode(&prepared, &call, &mut encoder).expect(name);
         queue.submit([encoder.finish()]);
         let got = theirs.read_blocking(outputs.get("out").unwrap()).expect(name);
-        let want = runtime.call_blocking(&DenseAttention::default(), &inputs(&parts[0], &parts[1], &parts[2])).expect(name);
+        let want =
+            runtime.call_blocking(&DenseAttention::default(), &inputs(&parts[0], &parts[1], &parts[2])).expect(name);
         assert!(got.to_f32() == want.get("out").unwrap().to_f32(), "{name}");
     }
 }
@@ -166,7 +169,8 @@ fn a_tensor_over_the_binding_limit_is_a_typed_error() {
         let k = runtime.upload(&HostTensor::zeros(&[1, 1, rows, 64])).expect(name);
         let q = HostTensor::zeros(&[1, 1, 1, 64]);
         let call = Inputs::new().with("q", &q).with("k", &k).with("v", &k);
-        let prepared = runtime.prepare_blocking(runtime.plan(&DenseAttention::default(), &call).expect(name)).expect(name);
+        let prepared =
+            runtime.prepare_blocking(runtime.plan(&DenseAttention::default(), &call).expect(name)).expect(name);
         let error = runtime.run(&prepared, &call).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Limit, "{name}: {error}");
         assert!(error.to_string().contains("max_storage_buffer_binding_size"), "{name}: {error}");

@@ -67,7 +67,11 @@ fn check(name: &str, options: &[(&str, &str)], tensors: &Named) {
 }
 
 fn qkv(numbers: &mut Numbers, [b, h, hk, lq, lk, d, dv]: [usize; 7]) -> Named {
-    vec![("q", numbers.reals(&[b, h, lq, d])), ("k", numbers.reals(&[b, hk, lk, d])), ("v", numbers.reals(&[b, hk, lk, dv]))]
+    vec![
+        ("q", numbers.reals(&[b, h, lq, d])),
+        ("k", numbers.reals(&[b, hk, lk, d])),
+        ("v", numbers.reals(&[b, hk, lk, dv])),
+    ]
 }
 
 fn index(numbers: &mut Numbers, [b, lq, lk, heads, d]: [usize; 5]) -> Named {
@@ -180,7 +184,11 @@ fn split_decode() {
 #[test]
 fn packed_sequences() {
     let mut numbers = Numbers(6);
-    let cu = [(vec![0, 5, 5, 40, 70], vec![0, 9, 30, 30, 90]), (vec![0, 77], vec![0, 90]), (vec![0, 1, 2, 3, 60], vec![0, 40, 41, 80, 85])];
+    let cu = [
+        (vec![0, 5, 5, 40, 70], vec![0, 9, 30, 30, 90]),
+        (vec![0, 77], vec![0, 90]),
+        (vec![0, 1, 2, 3, 60], vec![0, 40, 41, 80, 85]),
+    ];
     for (cu_q, cu_k) in cu {
         for (causal, align) in [("false", "bottom_right"), ("true", "bottom_right"), ("true", "top_left")] {
             let tensors = vec![
@@ -224,7 +232,8 @@ fn mistakes_are_refused() {
         assert_eq!(kind("hisa", &[option], &searched), ErrorKind::Parameter, "{option:?}");
     }
     let gated = with(vec![("gates", numbers.reals(&[1, 2, 3, 3]))]);
-    for option in [("cmp_length", "24"), ("sel_block", "40"), ("cmp_stride", "0"), ("sel_count", "0"), ("window", "0")] {
+    for option in [("cmp_length", "24"), ("sel_block", "40"), ("cmp_stride", "0"), ("sel_count", "0"), ("window", "0")]
+    {
         assert_eq!(kind("native-sparse-attention", &[option], &gated), ErrorKind::Parameter, "{option:?}");
     }
     let list = HostTensor::new(&[1, 3, 1], vec![0, 9, 10]).expect("a list");

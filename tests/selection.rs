@@ -65,8 +65,11 @@ impl Stage {
                 _ => InputSpec::real(name, words(t.shape())),
             })
             .collect();
-        let outputs: Vec<OutputSpec> =
-            self.outputs.iter().map(|(name, dtype, shape)| OutputSpec { name, shape: words(shape), dtype: *dtype }).collect();
+        let outputs: Vec<OutputSpec> = self
+            .outputs
+            .iter()
+            .map(|(name, dtype, shape)| OutputSpec { name, shape: words(shape), dtype: *dtype })
+            .collect();
         self.card = Box::leak(Box::new(Card { inputs: specs.leak(), outputs: outputs.leak(), ..*self.card }));
         let mut inputs = Inputs::new();
         self.inputs.iter().chain(&self.tables).for_each(|(name, t)| inputs.insert(name, t));
@@ -160,7 +163,8 @@ fn scores_equal_loops() {
             let (causal, unit, lead, block) = (case % 3 != 1, [1, 3][case % 2], case % 4, 5);
             let tokens = keys * unit + lead;
             let op = select::Score { reduce, scale: 0.7, causal, tokens, unit, lead, list_block: block };
-            let (q, k) = (numbers.tensor(&[batch, heads, queries, depth]), numbers.tensor(&[batch, score_heads, keys, depth]));
+            let (q, k) =
+                (numbers.tensor(&[batch, heads, queries, depth]), numbers.tensor(&[batch, score_heads, keys, depth]));
             let (q, k) = if case == 5 { (q.to_f16(), k.to_f16()) } else { (q, k) };
             let factors = numbers.tensor(&[batch, heads, queries]);
             let list: Vec<i32> = (0..batch * score_heads * queries * entries)
@@ -184,14 +188,25 @@ fn scores_equal_loops() {
                         && n < keys as i64
                         && (!causal || n * unit as i64 + lead as i64 <= i as i64 + tokens as i64 - queries as i64);
                     let group = heads / score_heads;
-                    let sum: f64 = if !seen { 0.0 } else { (s * group..(s + 1) * group)
-                        .map(|h| {
-                            let (at, to) = (((b * heads + h) * queries + i) * depth, ((b * score_heads + s) * keys + n as usize) * depth);
-                            let dot = oracle::dot(&qs[at..at + depth], &ks[to..to + depth]);
-                            let f = fs[(b * heads + h) * queries + i];
-                            if reduce == select::Reduce::WeightedRelu { f * dot.max(0.0) } else { (0.7_f32 as f64 * dot - f).exp() }
-                        })
-                        .sum() };
+                    let sum: f64 = if !seen {
+                        0.0
+                    } else {
+                        (s * group..(s + 1) * group)
+                            .map(|h| {
+                                let (at, to) = (
+                                    ((b * heads + h) * queries + i) * depth,
+                                    ((b * score_heads + s) * keys + n as usize) * depth,
+                                );
+                                let dot = oracle::dot(&qs[at..at + depth], &ks[to..to + depth]);
+                                let f = fs[(b * heads + h) * queries + i];
+                                if reduce == select::Reduce::WeightedRelu {
+                                    f * dot.max(0.0)
+                                } else {
+                                    (0.7_f32 as f64 * dot - f).exp()
+                                }
+                            })
+                            .sum()
+                    };
                     want.push(match (seen, reduce) {
                         (true, select::Reduce::WeightedRelu) => 0.7_f32 as f64 * sum,
                         (false, select::Reduce::WeightedRelu) => f64::NEG_INFINITY,
@@ -220,7 +235,11 @@ fn scores_equal_loops() {
 /// The definition: forced slots first, then the largest, ties to the lower slot, nothing hidden and nothing at or below −1e30.
 fn best(scores: &[f32], op: &select::TopK, query: usize, queries: usize, places: usize) -> Vec<i32> {
     let position = query as i64 + op.tokens as i64 - queries as i64;
-    let own = if op.causal { position.div_euclid(op.unit as i64).min(scores.len() as i64 - 1) } else { scores.len() as i64 - 1 };
+    let own = if op.causal {
+        position.div_euclid(op.unit as i64).min(scores.len() as i64 - 1)
+    } else {
+        scores.len() as i64 - 1
+    };
     let mut order: Vec<(f32, usize)> = scores
         .iter()
         .enumerate()
@@ -272,7 +291,22 @@ fn top_k_gives_ties_to_the_lower_slot() {
 
 #[test]
 fn top_k_never_takes_what_is_no_score() {
-    let odd = [f32::NAN, -f32::NAN, f32::NEG_INFINITY, -1e30, -2e30, f32::INFINITY, 0.0, -0.0, -1.0, 1.0, -9.9e29, 1e-40, f32::MAX, f32::MIN];
+    let odd = [
+        f32::NAN,
+        -f32::NAN,
+        f32::NEG_INFINITY,
+        -1e30,
+        -2e30,
+        f32::INFINITY,
+        0.0,
+        -0.0,
+        -1.0,
+        1.0,
+        -9.9e29,
+        1e-40,
+        f32::MAX,
+        f32::MIN,
+    ];
     let mut numbers = Numbers(4);
     for places in [1, 3, 6, 200] {
         for slots in [150, 1500] {
@@ -289,13 +323,19 @@ fn top_k_never_takes_what_is_no_score() {
 #[test]
 fn top_k_hides_later_slots_and_takes_forced_ones() {
     let mut numbers = Numbers(5);
-    for (tokens, unit, queries, first, last, places) in
-        [(70, 1, 9, 1, 2, 8), (1000, 64, 5, 1, 2, 6), (33, 16, 40, 2, 1, 2), (640, 3, 7, 0, 3, 100), (90, 7, 3, 20, 20, 4), (64, 64, 64, 1, 1, 3)]
-    {
+    for (tokens, unit, queries, first, last, places) in [
+        (70, 1, 9, 1, 2, 8),
+        (1000, 64, 5, 1, 2, 6),
+        (33, 16, 40, 2, 1, 2),
+        (640, 3, 7, 0, 3, 100),
+        (90, 7, 3, 20, 20, 4),
+        (64, 64, 64, 1, 1, 3),
+    ] {
         let slots = tokens_to_slots(tokens, unit);
         for causal in [true, false] {
             let op = select::TopK { causal, tokens, unit, force_first: first, force_last: last, list_block: 1 };
-            let scores = (0..2 * queries * slots).map(|n| if n % 11 == 3 { f32::NAN } else { numbers.next() }).collect();
+            let scores =
+                (0..2 * queries * slots).map(|n| if n % 11 == 3 { f32::NAN } else { numbers.next() }).collect();
             top_k(&format!("{op:?}"), op, [2, 1, queries, slots], scores, places);
         }
     }
@@ -309,11 +349,15 @@ fn tokens_to_slots(tokens: usize, unit: usize) -> usize {
 fn top_k_maps_slots_through_a_list() {
     let (entries, block, places) = (4, 3, 7);
     let list = vec![2, 5, 9, -1, 0, 1, 7, 8];
-    let scores: Vec<f32> = (0..2 * entries * block).map(|n| if n / block == 3 { f32::NEG_INFINITY } else { ((n * 7) % 10) as f32 }).collect();
+    let scores: Vec<f32> = (0..2 * entries * block)
+        .map(|n| if n / block == 3 { f32::NEG_INFINITY } else { ((n * 7) % 10) as f32 })
+        .collect();
     let mut want = Vec::new();
     for row in 0..2 {
         let slots = best(&scores[row * 12..row * 12 + 12], &select::TopK::plain(), 0, 2, places);
-        want.extend(slots.iter().map(|&n| if n < 0 { -1 } else { list[row * entries + n as usize / block] * block as i32 + n % block as i32 }));
+        want.extend(slots.iter().map(|&n| {
+            if n < 0 { -1 } else { list[row * entries + n as usize / block] * block as i32 + n % block as i32 }
+        }));
     }
     let op = select::TopK { list_block: block, ..select::TopK::plain() };
     Stage::new(Op::TopK(op))
@@ -379,8 +423,10 @@ fn pools_equal_loops() {
                         .filter_map(|t| Some((t, (n * stride + t).checked_sub(offset)?)))
                         .filter(|(_, j)| *j < length)
                         .collect();
-                    let sum: f64 =
-                        taps.iter().map(|(t, j)| if weighted { ws[*t] } else { 1.0 } * xs[(outer * length + j) * width + d]).sum();
+                    let sum: f64 = taps
+                        .iter()
+                        .map(|(t, j)| if weighted { ws[*t] } else { 1.0 } * xs[(outer * length + j) * width + d])
+                        .sum();
                     want.push(if mean { sum / taps.len().max(1) as f64 } else { sum });
                 }
             }
@@ -398,7 +444,9 @@ fn pools_equal_loops() {
 #[test]
 fn merges_equal_loops() {
     let mut numbers = Numbers(7);
-    for (parts, heads, rows, width, sinks) in [(1, 1, 1, 1, 0), (3, 2, 5, 8, 0), (7, 3, 33, 17, 2), (4, 2, 3, 60, 1), (33, 1, 3, 20, 1), (300, 2, 1, 68, 0)] {
+    for (parts, heads, rows, width, sinks) in
+        [(1, 1, 1, 1, 0), (3, 2, 5, 8, 0), (7, 3, 33, 17, 2), (4, 2, 3, 60, 1), (33, 1, 3, 20, 1), (300, 2, 1, 68, 0)]
+    {
         let count = 2 * heads * rows;
         let mut outs: Vec<f32> = (0..parts * count * width).map(|_| numbers.next()).collect();
         let mut lses: Vec<f32> = (0..parts * count).map(|_| numbers.next() * 50.0).collect();
@@ -416,7 +464,12 @@ fn merges_equal_loops() {
             lse.push(total.ln());
             for d in 0..width {
                 let seen = (0..parts).filter(|p| lses[p * count + r] > f32::MIN);
-                out.push(seen.map(|p| f64::from(lses[p * count + r]).exp() / total * f64::from(outs[(p * count + r) * width + d])).sum());
+                out.push(
+                    seen.map(|p| {
+                        f64::from(lses[p * count + r]).exp() / total * f64::from(outs[(p * count + r) * width + d])
+                    })
+                    .sum(),
+                );
             }
         }
         let shape = [parts, 2, heads, rows, width];
@@ -426,10 +479,13 @@ fn merges_equal_loops() {
         if sinks > 0 {
             stage = stage.table("sink", sink);
         }
-        stage.output("out", DType::F32, &shape[1..]).output("lse", DType::F32, &shape[1..4]).run("merge", |label, got| {
-            close(label, &got[0].to_f32(), &out);
-            close(label, &got[1].to_f32(), &lse);
-        });
+        stage.output("out", DType::F32, &shape[1..]).output("lse", DType::F32, &shape[1..4]).run(
+            "merge",
+            |label, got| {
+                close(label, &got[0].to_f32(), &out);
+                close(label, &got[1].to_f32(), &lse);
+            },
+        );
     }
 }
 

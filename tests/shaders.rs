@@ -37,9 +37,10 @@ fn keys() -> Vec<KernelKey> {
 
 fn validate(text: &str, label: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{label}:\n{}", e.emit_to_string(text)));
-    let mut validator =
-        
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    let mut validator = naga::valid::Validator::new(
+        naga::valid::ValidationFlags::all(),
+        naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+    );
     let info = validator.validate(&module).unwrap_or_else(|e| panic!("{label}:\n{}", e.emit_to_string(text)));
     (module, info)
 }
@@ -148,17 +149,23 @@ fn matrix_keys_validate_and_translate() {
             let problem = Problem::from_sizes(&variant, &sizes, true, &["mask", "bias"]).expect("a problem");
             let plan = runtime::plan(&variant, &problem).expect("a plan");
             let layouts: Vec<_> = plan.slots.iter().map(|s| s.layout.clone()).collect();
-            let launch = plan.stages[0].op.kernel().launch(&plan.io(0, &layouts), &matrix_caps(side, lanes)).expect("a launch");
+            let launch =
+                plan.stages[0].op.kernel().launch(&plan.io(0, &layouts), &matrix_caps(side, lanes)).expect("a launch");
             assert_eq!(launch.key.entry, "attend/matrix");
             let text = shader::compose(&launch.key).expect("a composed shader");
             assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
-            let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities: naga::valid::Capabilities::all() };
+            let options = naga::front::wgsl::Options {
+                parse_doc_comments: false,
+                capabilities: naga::valid::Capabilities::all(),
+            };
             let module = naga::front::wgsl::Frontend::new_with_options(options)
-            .parse(&text)
-            .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+                .parse(&text)
+                .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+            let mut validator =
+                naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
             let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let options = naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
+            let options =
+                naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
             naga::back::spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
             let memory: u32 = module
                 .global_variables

@@ -31,7 +31,10 @@ pub fn grid(measures: &[Measure], options: &Options) -> Drawn<String> {
     let columns = names.len().clamp(1, 4);
     let rows = names.len().div_ceil(columns).max(1);
     let (lengths, depths) = (&options.lengths, &options.depths);
-    let size = (columns as u32 * (90 + 56 * lengths.len() as u32), 50 + rows as u32 * (110 + 24 * depths.len() as u32));
+    let size = (
+        (columns as u32 * (90 + 56 * lengths.len() as u32)).max(700),
+        50 + rows as u32 * (110 + 24 * depths.len() as u32),
+    );
     let title = format!("Digits of the passkey found, of {}, by context length and depth of the needle", ANSWER.len());
     picture(size, &title, |root| {
         for (area, name) in root.split_evenly((rows, columns)).iter().zip(&names) {
@@ -105,7 +108,7 @@ pub fn curves(measures: &[Measure], runtime: &Runtime) -> Drawn<String> {
         let panels = panels.split_evenly((1, 3));
         curve(&panels[0], measures, "time per token (ms)", |m| m.step_ms())?;
         curve(&panels[1], measures, "prefill (ms)", |m| m.prefill_ms())?;
-        curve(&panels[2], measures, "held for the context (KiB)", |m| m.bytes as f64 / 1024.0)?;
+        curve(&panels[2], measures, "held for the context (MiB)", |m| m.bytes as f64 / (1 << 20) as f64)?;
         for (n, name) in names.iter().enumerate() {
             let at = (60 + (n as i32 % 4) * 255, 20 + (n as i32 / 4) * 26);
             legend.draw(&(EmptyElement::at(at) + marker(n)))?;
@@ -145,6 +148,7 @@ fn curve(area: &Area<'_>, measures: &[Measure], what: &str, value: impl Fn(&Meas
         .build_cartesian_2d(first - 0.3..last + 0.3, range.log_scale())?;
     chart
         .configure_mesh()
+        .x_max_light_lines(1)
         .light_line_style(RGBColor(240, 240, 240))
         .bold_line_style(RGBColor(215, 215, 215))
         .x_labels((last - first) as usize + 1)

@@ -48,6 +48,9 @@ fn run() -> Result<(), String> {
 
     println!("\nms/token: median over all bytes generated, each appended, attended, read back and decoded.");
     println!("prefill: caches are written, states run through the text; the embedding is not counted.");
+    println!(
+        "block-sparse-attention, hisa and native-sparse-attention take no `lengths`: each of their steps is planned anew."
+    );
     println!("held: cache or state. {} bytes in device buffers at the end.", runtime.memory().held);
     std::fs::create_dir_all(&options.out).map_err(|e| format!("{}: {e}", options.out.display()))?;
     for (name, svg) in

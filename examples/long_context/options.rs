@@ -14,7 +14,7 @@ const USAGE: &str = "long_context: find a passkey in a long text with attention 
   --engine auto|cpu|gpu
   --adapter S          part of the name of the GPU adapter, e.g. lavapipe
   --out DIR            where the SVG files go (default: target/long_context)
-  --max-seconds N      time for everything (default: 100); what does not fit is cut, and said so";
+  --max-seconds N      time for everything (default: 120); what does not fit is cut, and said so";
 
 /// What the user asked for.
 pub struct Options {
@@ -39,7 +39,7 @@ impl Options {
             engine: "auto".into(),
             adapter: None,
             out: concat!(env!("CARGO_MANIFEST_DIR"), "/target/long_context").into(),
-            max_seconds: 100.0,
+            max_seconds: 120.0,
         };
         while let Some(word) = words.next() {
             if word == "--help" || word == "-h" {

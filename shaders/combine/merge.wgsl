@@ -2,7 +2,7 @@
 //
 // One workgroup: WORKGROUP / share units, a unit being four neighbouring elements of one row. `share` threads of a unit take every
 // share-th part, so that many parts of few rows (a decode step) keep the device busy; the first of them joins their results in order,
-// then the sinks. The order is fixed, so that results repeat. Workgroup memory: 3 KiB. Barriers: 1.
+// then the sinks. The order is fixed, so that results repeat. Workgroup memory: 4 KiB. Barriers: 1.
 
 const MASKED: f32 = -1e30;
 const SEEN: f32 = -5e29;

@@ -108,9 +108,9 @@ fn kernel(group: u32, lane: u32) {
             stage_decay(t, lane, first, writes);
         }
 
-        var p: array<f32, 8>;               // part of the pairs (8 block + r, j)
+        var p = array<f32, 8>();            // part of the pairs (8 block + r, j)
         var z_read = 0.0;                   // part of q·z of row j
-        var acc: array<vec4<f32>, 2>;       // part of the reads of rows row and row + 8
+        var acc = array<vec4<f32>, 2>();    // part of the reads of rows row and row + 8
         for (var depth = 0u; depth < DEPTH; depth += SLAB * 4u) {
             if (CHANNEL) {
                 workgroupBarrier();

@@ -176,10 +176,10 @@ pub(super) async fn scoped_later<T>(device: &wgpu::Device, what: &str, call: imp
         let value = call();
         (value, memory.pop(), validation.pop(), internal.pop())
     };
-    for report in [memory.await, validation.await, internal.await].into_iter().flatten() {
-        return Err(error(what, report));
+    match memory.await.or(validation.await).or(internal.await) {
+        Some(report) => Err(error(what, report)),
+        None => Ok(value),
     }
-    Ok(value)
 }
 
 fn error(what: &str, report: wgpu::Error) -> Error {

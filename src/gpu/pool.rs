@@ -1,4 +1,8 @@
 //! Device buffers for reuse: a dropped tensor gives its buffer back.
+#![cfg_attr(
+    target_arch = "wasm32",
+    allow(clippy::arc_with_non_send_sync, reason = "wgpu's types are Send everywhere else")
+)]
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::BufferView;
@@ -64,7 +68,7 @@ impl Pool {
             queue.write_buffer(&buffer, 0, &vec![0xff; class as usize]);
         }
         let lease = Lease { pool: Arc::downgrade(self), buffer: buffer.clone() };
-        Ok(BufferView { buffer, offset: 0, size: class, lease: Some(Arc::new(lease)) })
+        Ok(BufferView { buffer, offset: 0, size: class, _lease: Some(Arc::new(lease)) })
     }
 
     /// Bytes of all buffers made and not destroyed, and bytes of those that are free.

@@ -19,6 +19,9 @@ pub(super) struct Dispatch {
     pub(super) flops: f64,
 }
 
+/// Outputs by name, in the order of the plan.
+pub(super) type Named = Vec<(String, Tensor)>;
+
 impl GpuEngine {
     /// Slots to buffers, stages to dispatches.
     pub(super) fn dispatches(
@@ -27,7 +30,7 @@ impl GpuEngine {
         prepared: &GpuPlan,
         inputs: &Inputs,
         pooled: bool,
-    ) -> Result<(Vec<Dispatch>, Vec<(String, Tensor)>)> {
+    ) -> Result<(Vec<Dispatch>, Named)> {
         self.gpu.check_lost()?;
         let layouts = plan.layouts(inputs)?;
         let mut views = Vec::with_capacity(plan.slots.len());
@@ -57,7 +60,7 @@ impl GpuEngine {
                             buffer: super::pool::create(&self.gpu.device, size, &slot.name)?,
                             offset: 0,
                             size,
-                            lease: None,
+                            _lease: None,
                         }
                     };
                     let tensor = Tensor {

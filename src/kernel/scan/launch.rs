@@ -53,7 +53,11 @@ impl Sizes {
                 continue;
             }
             let found = shape(role)?;
-            if found[0] != batch || found[1] == 0 || heads % found[1] != 0 || inner.is_some_and(|inner| found[2..] != inner) {
+            if found[0] != batch
+                || found[1] == 0
+                || heads % found[1] != 0
+                || inner.is_some_and(|inner| found[2..] != inner)
+            {
                 let want = format!("({batch}, a divisor of {heads}, {inner:?})");
                 return Err(refuse(ErrorKind::Shape, role, want, format!("{found:?}")));
             }
@@ -67,7 +71,9 @@ impl Sizes {
         if io.find("a").is_some() != io.find("b").is_some() {
             return Err(refuse(ErrorKind::Unsupported, "a", "both erase vectors or none", "one of them"));
         }
-        if (op.decay == Decay::Channel) != io.find("g").is_some() || (op.decay == Decay::Scalar) != io.has_table("g_scalar") {
+        if (op.decay == Decay::Channel) != io.find("g").is_some()
+            || (op.decay == Decay::Scalar) != io.has_table("g_scalar")
+        {
             let expected = format!("the table of {:?}", op.decay);
             return Err(refuse(ErrorKind::Unsupported, "decay", expected, "another"));
         }
@@ -139,7 +145,10 @@ fn recurrent(op: &Scan, io: &Io, caps: &Caps, s: Sizes, vectors: usize, z: bool)
     let token = 4 * (kinds * depth + 4 * columns + 1);
     if fixed + token > MEMORY {
         let deepest = (MEMORY - fixed) / (4 * kinds);
-        let message = format!("scan: {} features; a token's vectors must fit 16 KiB of workgroup memory: up to {deepest}", s.depth);
+        let message = format!(
+            "scan: {} features; a token's vectors must fit 16 KiB of workgroup memory: up to {deepest}",
+            s.depth
+        );
         return Err(Error::new(ErrorKind::Limit, message));
     }
     let tokens = (STAGED / (kinds * depth)).clamp(1, 16).min((MEMORY - fixed) / token);

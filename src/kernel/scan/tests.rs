@@ -94,7 +94,12 @@ impl Case {
             for (stride, n) in layout.strides.iter_mut().zip(&layout.shape) {
                 *stride *= usize::from(*n > 1);
             }
-            Some(TableMeta { name: (*name).to_owned(), result: *result, place: Place::Side, meta: meta(x.dtype(), layout) })
+            Some(TableMeta {
+                name: (*name).to_owned(),
+                result: *result,
+                place: Place::Side,
+                meta: meta(x.dtype(), layout),
+            })
         });
         Io { roles: roles.collect(), tables: tables.collect(), hooks: Vec::new() }
     }
@@ -102,9 +107,8 @@ impl Case {
     /// out, state and z of the twin.
     fn run(&self) -> [Vec<f32>; 3] {
         let io = self.io();
-        let mut results: Vec<(&str, HostData)> = ["out", "state", "z"]
-            .map(|name| (name, HostData::F32(vec![f32::NAN; io.get(name).layout.len()])))
-            .into();
+        let mut results: Vec<(&str, HostData)> =
+            ["out", "state", "z"].map(|name| (name, HostData::F32(vec![f32::NAN; io.get(name).layout.len()]))).into();
         let reads = self.op.roles().iter().filter_map(|r| Some((r.name, self.inputs.get(r.name)?.data()))).collect();
         let tables = io.tables.iter().map(|t| self.inputs[t.name.as_str()].data()).collect();
         let writes = results.iter_mut().map(|(name, data)| (*name, data)).collect();
@@ -147,7 +151,8 @@ impl Case {
                         Divide::AbsMax1 => by.abs().max(1.0),
                     };
                     for e in 0..width {
-                        let n: f64 = (0..depth).map(|d| q(i, d) * (s[d][e] + bonus.get(d).map_or(0.0, |row| row[e]))).sum();
+                        let n: f64 =
+                            (0..depth).map(|d| q(i, d) * (s[d][e] + bonus.get(d).map_or(0.0, |row| row[e]))).sum();
                         out[((b * heads + h) * queries + i) * width + e] = if by == 0.0 { 0.0 } else { n / by };
                     }
                 };
@@ -161,12 +166,15 @@ impl Case {
                             z[d] = decay * z[d] + w * at("k", d, 0.0);
                             for e in 0..width {
                                 let erased: f64 = (0..depth).map(|c| at("a", c, 0.0) * before[c][e]).sum();
-                                s[d][e] = decay * before[d][e] + at("b", d, 0.0) * erased + w * at("k", d, 0.0) * at("v", e, 0.0);
+                                s[d][e] = decay * before[d][e]
+                                    + at("b", d, 0.0) * erased
+                                    + w * at("k", d, 0.0) * at("v", e, 0.0);
                             }
                         }
                         if op.read_before {
                             let term = |d, e| self.get("u", [0, h, 0, d], 0.0) * w * at("k", d, 0.0) * at("v", e, 0.0);
-                            let bonus: Vec<Vec<f64>> = (0..depth).map(|d| (0..width).map(|e| term(d, e)).collect()).collect();
+                            let bonus: Vec<Vec<f64>> =
+                                (0..depth).map(|d| (0..width).map(|e| term(d, e)).collect()).collect();
                             read(t, &before, &z, &bonus);
                         }
                     } else if op.read_before {
@@ -278,7 +286,8 @@ fn write_weights_and_masked_keys() {
         let poisoned = |x: &HostTensor, width: usize| {
             let values = x.to_f32().into_iter().enumerate();
             let masked = |n: usize| flags[n / (3 * 65 * width) * 65 + n / width % 65] == 0;
-            HostTensor::new(x.shape(), values.map(|(n, x)| if masked(n) { f32::NAN } else { x }).collect::<Vec<_>>()).expect("values")
+            HostTensor::new(x.shape(), values.map(|(n, x)| if masked(n) { f32::NAN } else { x }).collect::<Vec<_>>())
+                .expect("values")
         };
         let want = case.run();
         for (name, width) in [("k", 20), ("v", 7)] {
@@ -294,7 +303,9 @@ fn bidirectional_reads_the_last_state() {
     for divide in [Divide::None, Divide::Sum(0.0)] {
         let op = Scan { bidirectional: true, divide, ..Scan::new(1.0) };
         let case = Case::new(op, [1, 2, 7, 63, 16, 9]).state();
-        case.with("q", filled(&[1, 2, 7, 16], 1, |x| x + 1.1)).with("k", filled(&[1, 2, 63, 16], 2, |x| x + 1.1)).check("cross");
+        case.with("q", filled(&[1, 2, 7, 16], 1, |x| x + 1.1))
+            .with("k", filled(&[1, 2, 63, 16], 2, |x| x + 1.1))
+            .check("cross");
     }
     let op = Scan { bidirectional: true, ..Scan::new(1.0) };
     Case::new(op, [1, 2, 40, 3, 5, 4]).decay(Decay::Scalar, |x| -0.2 * (x + 1.0)).erase().check("erase");

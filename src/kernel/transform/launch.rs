@@ -33,7 +33,13 @@ pub(super) fn rows(kernel: &dyn Kernel, io: &Io, width: impl Fn(usize) -> usize)
     Ok(x)
 }
 
-fn builder<'a>(kernel: &dyn Kernel, entry: &'static str, io: &'a Io, caps: &Caps, [batch, heads, length, _]: [usize; 4]) -> LaunchBuilder<'a> {
+fn builder<'a>(
+    kernel: &dyn Kernel,
+    entry: &'static str,
+    io: &'a Io,
+    caps: &Caps,
+    [batch, heads, length, _]: [usize; 4],
+) -> LaunchBuilder<'a> {
     let tables: &[_] = if entry == "transform/rotary" { &TABLES } else { &[] };
     LaunchBuilder::new(kernel, entry, WORKGROUP, io, caps, tables)
         .u32("rows", batch * heads * length)

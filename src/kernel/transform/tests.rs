@@ -5,13 +5,25 @@ use crate::kernel::{Meta, TableMeta};
 use crate::tensor::{HostData, HostTensor, Layout};
 
 /// Runs a twin on x, tables (rows of the last axis) and other roles.
-fn run(op: &dyn Kernel, x: &HostTensor, width: usize, tables: &[(&str, HostTensor)], gate: Option<&HostTensor>, hooks: Vec<Hook>) -> Vec<f32> {
+fn run(
+    op: &dyn Kernel,
+    x: &HostTensor,
+    width: usize,
+    tables: &[(&str, HostTensor)],
+    gate: Option<&HostTensor>,
+    hooks: Vec<Hook>,
+) -> Vec<f32> {
     let shape = [x.shape()[0], x.shape()[1], x.shape()[2], width];
     let meta = |x: &HostTensor| Meta { dtype: x.dtype(), layout: x.layout().clone() };
     let table = |(name, x): &(&str, HostTensor)| {
         let mut layout = x.layout().clone();
         layout.strides.iter_mut().zip(&layout.shape).for_each(|(stride, n)| *stride *= usize::from(*n > 1));
-        TableMeta { name: (*name).to_owned(), result: ScalarType::F32, place: Place::Side, meta: Meta { dtype: DType::F32, layout } }
+        TableMeta {
+            name: (*name).to_owned(),
+            result: ScalarType::F32,
+            place: Place::Side,
+            meta: Meta { dtype: DType::F32, layout },
+        }
     };
     let mut roles = vec![("x", meta(x))];
     roles.extend(gate.map(|gate| ("gate", meta(gate))));
@@ -66,7 +78,8 @@ fn naive(feature: Feature, x: &[f64]) -> Vec<f64> {
         }
         Feature::TaylorCompact => {
             let squares = (0..x.len()).map(|i| pair(i, i)).collect();
-            let pairs = (0..x.len()).flat_map(|i| (i + 1..x.len()).map(move |j| (i, j))).map(|(i, j)| pair(i, j)).collect();
+            let pairs =
+                (0..x.len()).flat_map(|i| (i + 1..x.len()).map(move |j| (i, j))).map(|(i, j)| pair(i, j)).collect();
             [linear, squares, pairs].concat()
         }
         Feature::Dpfp(nu) => {
@@ -105,7 +118,8 @@ fn features_are_those_of_the_catalogue() {
 
 #[test]
 fn hooks_come_before_the_map() {
-    let twice = Hook::new(Point::Feature, "twice", "fn twice(x: f32) -> f32 { return 2.0 * x; }", Twin::Feature(|x| 2.0 * x));
+    let twice =
+        Hook::new(Point::Feature, "twice", "fn twice(x: f32) -> f32 { return 2.0 * x; }", Twin::Feature(|x| 2.0 * x));
     let x = numbers(&[1, 1, 3, 4]);
     let want: Vec<f64> = x.to_f64().iter().map(|x| (2.0 * x).max(0.0)).collect();
     close("relu", &run(&Map { feature: Feature::Relu }, &x, 4, &[], None, vec![twice]), &want);
@@ -137,7 +151,9 @@ fn rotary_turns_pairs() {
             let given = HostTensor::new(&[1, 1, 1, depth / 2], theta.clone()).expect("angles");
             close("theta", &run(&op, &x, depth, &[("theta", given)], None, Vec::new()), &want);
         }
-        let table = |of: fn(f64) -> f64| HostTensor::from_fn(&[1, 1, 3, depth / 2], |n| of(angle(n / (depth / 2), n % (depth / 2))) as f32);
+        let table = |of: fn(f64) -> f64| {
+            HostTensor::from_fn(&[1, 1, 3, depth / 2], |n| of(angle(n / (depth / 2), n % (depth / 2))) as f32)
+        };
         let tables = [("cos", table(f64::cos)), ("sin", table(f64::sin))];
         close("tables", &run(&op, &x, depth, &tables, None, Vec::new()), &want);
     }

@@ -12,7 +12,12 @@ fn missing(kernel: &dyn Kernel) -> Error {
 }
 
 /// Runs `body` on every row of out: its (batch, head, row), and the row.
-fn each_row(out: &mut [f32], [_, heads, length, _]: [usize; 4], width: usize, body: impl Fn([usize; 3], &mut [f32]) + Send + Sync) {
+fn each_row(
+    out: &mut [f32],
+    [_, heads, length, _]: [usize; 4],
+    width: usize,
+    body: impl Fn([usize; 3], &mut [f32]) + Send + Sync,
+) {
     for_each_row(out, width, |r, row| body([r / (heads * length), r / length % heads, r % length], row));
 }
 

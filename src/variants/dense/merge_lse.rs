@@ -10,8 +10,8 @@
 //!
 //! Kernel `combine`, lse weights.
 //!
-//! Limits: only for softmax; partial results of sigmoid, relu or exp weights add up instead. Parts are taken in the
-//! order p = 0, 1, .. so that results repeat bit by bit. A part with lse = −∞ counts as empty whatever its output
+//! Limits: only for softmax; partial results of sigmoid, relu or exp weights add up instead. Parts are taken in a
+//! fixed order so that results repeat bit by bit. A part with lse = −∞ counts as empty whatever its output
 //! holds; where all parts are empty out = 0 and lse = −∞.
 
 use crate::error::Result;

@@ -19,6 +19,7 @@
 //! repeats) takes the place of the list that is attended, exactly as it is; the outputs `indices` and `blocks` are
 //! those of the search all the same.
 
+use super::indexer::index_heads;
 use crate::error::{ErrorKind, Result};
 use crate::kernel::attend::{Attend, Keys};
 use crate::kernel::pool::Pool;
@@ -30,7 +31,6 @@ use crate::plan::{Check, PlanBuilder, Ref};
 use crate::problem::Problem;
 use crate::tensor::DType;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use super::indexer::index_heads;
 use crate::variants::common::{K, K_IDX, LSE, OUT, Q, Q_IDX, V, W_IDX, attend_io, default_scale};
 use crate::{named, params};
 
@@ -89,7 +89,9 @@ impl Variant for Hisa {
         plan.pool("means", mean, &k.insert(0), None, &means.insert(0))?;
         let coarse = plan.scratch("block_scores", DType::F32, &[batch, 1, rows, count]);
         let score = Score { causal: self.causal, unit: size, ..Score::weighted_relu(lk) };
-        let heads = |k: &Ref, scores: &Ref| vec![("q", q.clone()), ("k", k.clone()), ("w", w.clone()), ("scores", scores.clone())];
+        let heads = |k: &Ref, scores: &Ref| {
+            vec![("q", q.clone()), ("k", k.clone()), ("w", w.clone()), ("scores", scores.clone())]
+        };
         plan.score("block scores", score, heads(&means, &coarse))?;
         let best = TopK { causal: self.causal, tokens: lk, unit: size, force_first: 1, force_last: 1, ..TopK::plain() };
         plan.top_k("blocks", best, &coarse, None, &blocks)?;

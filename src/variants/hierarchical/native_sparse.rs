@@ -95,8 +95,11 @@ impl Variant for NativeSparseAttention {
         let (batch, heads, kv_heads) = (problem.size("B"), problem.size("H"), problem.size("Hk"));
         let (rows, lk, scale) = (problem.size("Lq"), problem.size("Lk"), default_scale(self.scale, problem));
         let [q, k, v] = [plan.input("q")?, plan.input("k")?, plan.input("v")?];
-        let mut branch = |name: &str| -> Result<_> { Ok((plan.output(&format!("out_{name}"))?, plan.output(&format!("lse_{name}"))?)) };
-        let ((out_cmp, lse_cmp), (out_sel, lse_sel), (out_win, lse_win)) = (branch("cmp")?, branch("sel")?, branch("win")?);
+        let mut branch = |name: &str| -> Result<_> {
+            Ok((plan.output(&format!("out_{name}"))?, plan.output(&format!("lse_{name}"))?))
+        };
+        let ((out_cmp, lse_cmp), (out_sel, lse_sel), (out_win, lse_win)) =
+            (branch("cmp")?, branch("sel")?, branch("win")?);
 
         // Without a complete window there is one incomplete one, which no row sees: tensors are not empty.
         let count = if lk < l { 0 } else { (lk - l) / d + 1 };
@@ -178,7 +181,13 @@ impl Variant for NativeSparseAttention {
 impl NativeSparseAttention {
     fn verify(&self, problem: &Problem) -> Result<()> {
         let (l, d, block) = (self.cmp_length, self.cmp_stride, self.sel_block);
-        let sizes = [("cmp_length", l), ("cmp_stride", d), ("sel_block", block), ("sel_count", self.sel_count), ("window", self.window)];
+        let sizes = [
+            ("cmp_length", l),
+            ("cmp_stride", d),
+            ("sel_block", block),
+            ("sel_count", self.sel_count),
+            ("window", self.window),
+        ];
         if let Some((name, _)) = sizes.into_iter().find(|(_, n)| *n == 0) {
             return Err(problem.refuse(ErrorKind::Parameter, name, "1 or more", 0));
         }

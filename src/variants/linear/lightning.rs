@@ -66,7 +66,12 @@ impl Variant for LightningAttention {
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         if self.layer >= self.layers {
-            return Err(problem.refuse(ErrorKind::Parameter, "layer", format!("below `layers` = {}", self.layers), self.layer));
+            return Err(problem.refuse(
+                ErrorKind::Parameter,
+                "layer",
+                format!("below `layers` = {}", self.layers),
+                self.layer,
+            ));
         }
         let heads = problem.size("H");
         let (layer, layers) = (self.layer as f64, self.layers as f64);

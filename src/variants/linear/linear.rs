@@ -105,7 +105,12 @@ impl Variant for LinearAttention {
         let (phi_q, phi_k) = (self.phi, self.phi_k.unwrap_or(self.phi));
         let width = phi_q.width(d);
         if phi_k.width(d) != width {
-            return Err(problem.refuse(ErrorKind::Parameter, "phi_k", format!("a map to {width} features like `phi`"), phi_k.width(d)));
+            return Err(problem.refuse(
+                ErrorKind::Parameter,
+                "phi_k",
+                format!("a map to {width} features like `phi`"),
+                phi_k.width(d),
+            ));
         }
         let state_shape = [problem.size("B"), problem.size("H"), width, problem.size("Dv")];
         let (q, k) = (mapped(plan, "q", phi_q)?, mapped(plan, "k", phi_k)?);

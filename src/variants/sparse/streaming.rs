@@ -134,7 +134,7 @@ impl StreamingAttention {
         first: &[i64],
     ) -> Result<()> {
         let [lq, lk] = [problem.size("Lq"), problem.size("Lk")];
-        if self.rope_base <= 0.0 || problem.size("D") % 2 != 0 {
+        if self.rope_base <= 0.0 || !problem.size("D").is_multiple_of(2) {
             let expected = "a base above 0 and an even D";
             return Err(problem.refuse(ErrorKind::Parameter, "rope_base", expected, self.rope_base));
         }

@@ -2,14 +2,26 @@
 
 use std::panic;
 
+use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 
-use crate::webgpu;
+use crate::{cases, webgpu};
 
 #[wasm_bindgen]
 extern "C" {
     #[wasm_bindgen(js_name = wgpuAttentionPanicked)]
     fn panicked(message: &str);
+
+    #[wasm_bindgen(js_name = wgpuAttentionFetch, catch)]
+    async fn fetch_array(path: &str) -> Result<Uint8Array, JsValue>;
+}
+
+/// The bytes that the server has at `path`.
+pub async fn fetch(path: &str) -> Result<Vec<u8>, String> {
+    match fetch_array(path).await {
+        Ok(bytes) => Ok(bytes.to_vec()),
+        Err(error) => Err(format!("{error:?}")),
+    }
 }
 
 #[wasm_bindgen(start)]
@@ -20,12 +32,11 @@ fn start() {
 /// Names of all tests, in the order in which they run. `cases` are the paths of the case files that the server has.
 #[wasm_bindgen]
 pub fn list(cases: Vec<String>) -> Vec<String> {
-    let _ = cases;
-    webgpu::TESTS.iter().map(|name| (*name).to_owned()).collect()
+    webgpu::TESTS.iter().map(|name| (*name).to_owned()).chain(cases::names(&cases)).collect()
 }
 
 /// Runs one test; the text of a success is a remark for the report, often empty.
 #[wasm_bindgen]
 pub async fn run(name: String) -> Result<String, String> {
-    webgpu::run(&name).await
+    if webgpu::TESTS.contains(&name.as_str()) { webgpu::run(&name).await } else { cases::run(&name).await }
 }

@@ -4,6 +4,7 @@ use super::check::{self, Checked, Reference};
 use super::report::Row;
 use super::timing::{self, Budget};
 use super::workload::{Cut, Group, Job, Workload};
+use wgpu_attention::caps::Tier;
 use wgpu_attention::plan::{Plan, SlotRole};
 use wgpu_attention::runtime::plan;
 use wgpu_attention::{Error, ErrorKind, HostTensor, Inputs, Layout, Prepared, Problem, Result, Runtime, Spec, Variant};
@@ -58,7 +59,7 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
     let bytes: u64 = outside.map(|s| (s.layout.len() * s.dtype.size()) as u64).sum();
     check::fits_host(bytes)?;
     fits_device(target, &plan)?;
-    let kernel = kernels(target, &plan)?;
+    let (kernel, matrix) = kernels(target, &plan)?;
     let prepared = runtime.prepare_blocking(plan)?;
     let sets = match target.kind {
         Kind::Gpu if job.bytes() < CACHED => CACHED.div_ceil(job.bytes()).clamp(3, MOST_SETS) as usize,
@@ -83,7 +84,7 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
     } else {
         None
     };
-    Ok(Row { workload: workload.clone(), kernel, bytes: bytes as f64, checked, timed })
+    Ok(Row { workload: workload.clone(), kernel, matrix, bytes: bytes as f64, checked, timed })
 }
 
 /// Refuses what the device can not bind before gigabytes of random numbers are made for it.
@@ -105,18 +106,23 @@ fn fits_device(target: &Target, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn kernels(target: &Target, plan: &Plan) -> Result<String> {
+/// The kernels of a plan, and whether one of them uses cooperative matrices.
+fn kernels(target: &Target, plan: &Plan) -> Result<(String, bool)> {
     let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
     let mut list: Vec<String> = Vec::new();
+    let mut matrix = false;
     for (n, stage) in plan.stages.iter().enumerate() {
         let kernel = stage.op.kernel();
-        list.push(match target.kind {
-            Kind::Cpu => format!("{} (CPU twin)", kernel.name()),
-            _ => kernel.launch(&plan.io(n, &layouts), &target.runtime.caps())?.key.label(),
-        });
+        if target.kind == Kind::Cpu {
+            list.push(format!("{} (CPU twin)", kernel.name()));
+            continue;
+        }
+        let key = kernel.launch(&plan.io(n, &layouts), &target.runtime.caps())?.key;
+        matrix |= key.tier == Tier::T2;
+        list.push(key.label());
     }
     list.dedup();
-    Ok(list.join("; "))
+    Ok((list.join("; "), matrix))
 }
 
 fn checked(

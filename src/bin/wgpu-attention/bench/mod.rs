@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
         chosen.extend(found.into_iter().filter(|w| chosen.iter().all(|c| c.id != w.id)).collect::<Vec<_>>());
     }
     let plot = args.plot.as_deref().map(plot::Request::parse).transpose()?;
-    let json = args.json.as_deref().map(|path| Log::create(path)).transpose()?;
+    let json = args.json.as_deref().map(Log::create).transpose()?;
     let target = open(args)?;
     let curves = plot.as_ref().map(|request| request.workloads(target.kind)).transpose()?;
     if let Some(curves) = &curves {
@@ -135,27 +135,39 @@ fn open(args: &Args) -> Result<Target, Failure> {
 }
 
 fn ceilings(target: &Target) -> Result<Ceilings, Failure> {
-    let found = match target.runtime.engine() {
+    Ok(match target.runtime.engine() {
         wgpu_attention::Engine::Gpu(engine) => ceilings::of_gpu(engine, target.kind == Kind::Software)?,
         wgpu_attention::Engine::Cpu(_) => ceilings::of_cpu(),
-    };
+    })
+}
+
+fn head(target: &Target, ceilings: &Ceilings) {
     out::line(&target.name);
-    let exp = found.exp.map_or(String::new(), |e| format!(", exp2 {} G/s", short(e)));
-    out::line(format!(
-        "ceilings measured now: f32 FMA {} GFLOP/s, copy {} GB/s{exp}",
-        short(found.fma),
-        short(found.copy)
-    ));
+    out::line(format!("ceilings measured now: {ceilings}"));
     if target.kind != Kind::Cpu {
         out::line("bounds checks of shaders: off");
     }
     out::line("");
-    Ok(found)
+}
+
+/// Fractions of a ceiling mean little when other work came and went on the machine.
+fn was_quiet(target: &Target, before: &Ceilings) -> Result<(), Failure> {
+    let after = ceilings(target)?;
+    let changed = |a: f64, b: f64| (a / b - 1.0).abs() > 0.1;
+    if changed(after.fma, before.fma) || changed(after.copy, before.copy) {
+        out::line("");
+        out::line(format!("ceilings measured again: {after}"));
+        out::line(
+            "They differ by more than 10 %: other work was going on, and the figures above are no better than that.",
+        );
+    }
+    Ok(())
 }
 
 /// Measures workloads one after the other; rows are printed as they come.
 fn session(target: &Target, workloads: &[&Workload], mut json: Option<Log>) -> Result<(Vec<Row>, Outcome), Failure> {
     let ceilings = ceilings(target)?;
+    head(target, &ceilings);
     let layout = report::Layout::new(workloads, &ceilings);
     let mut progress = Progress::new(workloads.len());
     out::line(layout.header());
@@ -193,6 +205,7 @@ fn session(target: &Target, workloads: &[&Workload], mut json: Option<Log>) -> R
     }
     drop(progress);
     against_dense(&rows);
+    was_quiet(target, &ceilings)?;
     Ok((rows, outcome))
 }
 

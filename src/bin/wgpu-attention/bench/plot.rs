@@ -56,8 +56,8 @@ impl Request {
 
     /// Draws what was measured, both axes logarithmic.
     pub fn draw(&self, rows: &[Row], device: &str) -> Result<(), Failure> {
-        let curves: Vec<(&str, RGBColor, Vec<(f64, f64)>)> =
-            CURVES.iter().map(|&(name, colour)| (name, colour, points(rows, name))).collect();
+        let curves: [(&str, RGBColor, Vec<(f64, f64)>); 3] =
+            CURVES.map(|(name, colour)| (name, colour, points(rows, name)));
         let all = || curves.iter().flat_map(|(.., points)| points).copied();
         if all().count() == 0 {
             return Err(Failure::input(format!(

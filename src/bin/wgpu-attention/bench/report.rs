@@ -16,6 +16,8 @@ pub struct Row {
     pub workload: Workload,
     /// Kernels of the plan in order.
     pub kernel: String,
+    /// Whether a kernel uses cooperative matrices, whose ceiling then counts.
+    pub matrix: bool,
     /// Bytes of inputs and outputs, each once.
     pub bytes: f64,
     /// The check that came first.
@@ -35,10 +37,14 @@ impl Row {
         self.bytes / ms / 1e6
     }
 
-    /// The nearer ceiling and the fraction of it: `fma` or `copy`.
+    /// The nearer ceiling and the fraction of it: `fma`, `matrix` or `copy`.
     fn bound(&self, ms: f64, ceilings: &Ceilings) -> (&'static str, f64) {
-        let (fma, copy) = (self.gflops(ms) / ceilings.fma, self.gbs(ms) / ceilings.copy);
-        if fma >= copy { ("fma", fma) } else { ("copy", copy) }
+        let (name, most) = match ceilings.matrix.filter(|_| self.matrix) {
+            Some(matrix) => ("matrix", matrix),
+            None => ("fma", ceilings.fma),
+        };
+        let (work, copy) = (self.gflops(ms) / most, self.gbs(ms) / ceilings.copy);
+        if work >= copy { (name, work) } else { ("copy", copy) }
     }
 }
 
@@ -57,18 +63,8 @@ impl Layout {
         let widest = |text: &dyn Fn(&Workload) -> usize, least: usize| {
             workloads.iter().map(|w| text(w)).max().unwrap_or(0).max(least)
         };
-        let widths = vec![
-            widest(&|w| w.id.chars().count(), 8),
-            widest(&|w| w.shape.chars().count(), 16),
-            8,
-            8,
-            8,
-            8,
-            7,
-            10,
-            7,
-            0,
-        ];
+        let mut widths = vec![widest(&|w| w.id.chars().count(), 8), widest(&|w| w.shape.chars().count(), 16)];
+        widths.extend([8, 8, 8, 8, 7, 12, 7, 0]);
         Layout { widths, tera: ceilings.fma >= 5e3 }
     }
 
@@ -105,7 +101,7 @@ impl Layout {
             short(timed.most()),
             short(row.gflops(ms) * scale),
             short(row.gbs(ms)),
-            format!("{:.0} % {bound:4}", 100.0 * fraction),
+            format!("{:.0} % {bound:6}", 100.0 * fraction),
             error,
             last,
         ];
@@ -164,6 +160,7 @@ pub fn json(row: &Row, device: &str, ceilings: &Ceilings) -> Value {
             "gflops": round(row.gflops(ms)),
             "gbs": round(row.gbs(ms)),
             "of_fma": round(row.gflops(ms) / ceilings.fma),
+            "of_matrix": ceilings.matrix.filter(|_| row.matrix).map(|m| round(row.gflops(ms) / m)),
             "of_copy": round(row.gbs(ms) / ceilings.copy),
             "stages": stages,
         });

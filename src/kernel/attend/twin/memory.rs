@@ -69,6 +69,20 @@ impl Rows {
     }
 }
 
+/// Addresses of rows of one head as they lie in memory, and their bytes; nothing where a row's elements are apart.
+pub(super) fn addresses(source: &Source, batch: usize, head: usize, keys: &[i32], to: &mut Vec<*const u8>) -> usize {
+    let (base, step) = (source.layout.at(&[batch, head, 0, 0]), source.layout.strides[2]);
+    let (data, size) = match source.data {
+        Floats::F32(data) => (data.as_ptr().cast::<u8>(), 4),
+        Floats::F16(data) => (data.as_ptr().cast::<u8>(), 2),
+    };
+    to.clear();
+    if source.layout.strides[3] == 1 {
+        to.extend(keys.iter().map(|&j| data.wrapping_add((base + j as usize * step) * size)));
+    }
+    source.layout.shape[3] * size
+}
+
 /// The row that starts at element `at` as f32.
 pub(super) fn convert(kernels: &Kernels, source: &Source, at: usize, to: &mut [f32]) {
     let (width, stride) = (to.len(), source.layout.strides[3]);

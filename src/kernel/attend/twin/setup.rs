@@ -283,5 +283,11 @@ fn common_divisor(mut a: usize, mut b: usize) -> usize {
 }
 
 fn sizes(role: &str) -> Error {
-    Error::expected(ErrorKind::Shape, "attend", role, "q (B, H, Lq, D), k (B, Hk, Lk, D), v (B, Hk, Lk, Dv)", "other sizes")
+    Error::expected(
+        ErrorKind::Shape,
+        "attend",
+        role,
+        "q (B, H, Lq, D), k (B, Hk, Lk, D), v (B, Hk, Lk, Dv)",
+        "other sizes",
+    )
 }

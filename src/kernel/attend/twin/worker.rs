@@ -5,9 +5,9 @@
 //! work itself. Exponents are in base 2: `top` holds the row maximum times log2 e, rounded, and everything of a row is relative to it.
 
 use super::keys::{Block, Span, Tile};
-use super::memory::{Aligned, Rows, convert};
+use super::memory::{Aligned, Rows, addresses, convert};
 use super::setup::{QueryRow, Setup};
-use super::simd::{Dots, Gathered, Kernels, Product};
+use super::simd::{Ahead, Dots, Gathered, Kernels, Product};
 use crate::hook::{ArgRow, Row};
 use std::f32::consts::LOG2_E;
 
@@ -16,6 +16,8 @@ const MASKED: f32 = -1e30;
 const SEEN: f32 = -5e29;
 /// Up to so many rows K and V are not packed.
 pub(super) const FEW: usize = 8;
+const AHEAD: usize = 4;
+const GATHERED: usize = 16;
 
 /// What became of a row: `top`, the sum of its weights, and beside them its values in `Worker::out`.
 #[derive(Clone, Copy)]
@@ -40,12 +42,14 @@ pub(super) struct Worker<'a, 's> {
     /// [rows, out_stride], not yet divided by the sums.
     pub out: Aligned,
     runs: Vec<Span>,
-    tile: Tile,
+    tiles: [Tile; 2],
     query: Aligned,
     keys: Aligned,
     values: Aligned,
     scores: Aligned,
     pointers: Rows,
+    /// Addresses of rows of K and V that come next.
+    next: [Vec<*const u8>; 2],
     allowed: Vec<bool>,
     args: Vec<ArgRow<'a>>,
 }
@@ -59,12 +63,13 @@ impl<'a, 's> Worker<'a, 's> {
             states: Vec::new(),
             out: Aligned::default(),
             runs: Vec::new(),
-            tile: Tile::default(),
+            tiles: Default::default(),
             query: Aligned::default(),
             keys: Aligned::default(),
             values: Aligned::default(),
             scores: Aligned::default(),
             pointers: Rows::default(),
+            next: Default::default(),
             allowed: Vec::new(),
             args: Vec::new(),
         }
@@ -107,15 +112,18 @@ impl<'a, 's> Worker<'a, 's> {
         let stride = self.kernels.padded(most);
         self.scores.reserve(if few { FEW } else { self.kernels.rows[0] } * stride);
         let mut left = end - first;
-        let mut tile = std::mem::take(&mut self.tile);
-        while tile.fill(&self.runs, &mut at, &mut left, most) {
+        let [mut tile, mut next] = std::mem::take(&mut self.tiles);
+        tile.fill(&self.runs, &mut at, &mut left, most);
+        while !tile.keys.is_empty() {
+            next.fill(&self.runs, &mut at, &mut left, most);
             if few {
-                self.stream(block, &tile, stride);
+                self.stream(block, &tile, &next, stride);
             } else {
-                self.multiply(block, &tile, stride);
+                self.multiply(block, &tile, &next, stride);
             }
+            std::mem::swap(&mut tile, &mut next);
         }
-        self.tile = tile;
+        self.tiles = [tile, next];
     }
 
     /// Keys of a tile: packed, K and V take 128 KiB of the second cache; streamed, 32 KiB.
@@ -142,7 +150,7 @@ impl<'a, 's> Worker<'a, 's> {
     }
 
     /// Many rows: K transposed and V in panels, then a few rows at a time.
-    fn multiply(&mut self, block: &Block, tile: &Tile, stride: usize) {
+    fn multiply(&mut self, block: &Block, tile: &Tile, next: &Tile, stride: usize) {
         let (setup, kernels) = (self.setup, self.kernels);
         let (depth, width, out_stride) = (setup.depth, setup.width, self.out_stride());
         let count = tile.keys.len();
@@ -159,6 +167,11 @@ impl<'a, 's> Worker<'a, 's> {
         // SAFETY: as above with `width`, padded to whole vectors.
         unsafe { (kernels.pack)(self.pointers.pointers.as_ptr(), count, width, self.values.pointer(), count) };
 
+        // Spread over all products of the tile.
+        let panels = block.count.div_ceil(kernels.rows[0]);
+        let spread = |calls: usize| next.keys.len().div_ceil((panels * calls).max(1));
+        let mut keys_ahead = self.ahead(0, block, &next.keys, spread(padded / kernels.panel));
+        let mut values_ahead = self.ahead(1, block, &next.keys, spread(out_stride / kernels.panel));
         let mut first = 0;
         while first < block.count {
             let left = block.count - first;
@@ -184,6 +197,7 @@ impl<'a, 's> Worker<'a, 's> {
                         c: scores.add(from),
                         c_stride: stride,
                         add: false,
+                        ahead: &mut keys_ahead,
                     };
                     (kernels.multiply)(&product, rows);
                     for r in some {
@@ -201,6 +215,7 @@ impl<'a, 's> Worker<'a, 's> {
                         c: self.out.pointer().add(first * out_stride),
                         c_stride: out_stride,
                         add: true,
+                        ahead: &mut values_ahead,
                     };
                     (kernels.multiply)(&product, rows);
                 }
@@ -209,8 +224,16 @@ impl<'a, 's> Worker<'a, 's> {
         }
     }
 
+    /// Rows of K (0) or V (1) to ask for, `each` at a time.
+    fn ahead(&mut self, which: usize, block: &Block, keys: &[i32], each: usize) -> Ahead {
+        let source = if which == 0 { &self.setup.k } else { &self.setup.v };
+        let rows = &mut self.next[which];
+        let bytes = addresses(source, block.batch, self.setup.kv_head(block.head), keys, rows);
+        Ahead { rows: rows.as_ptr(), count: rows.len(), bytes, each }
+    }
+
     /// Few rows: K and V are read in place.
-    fn stream(&mut self, block: &Block, tile: &Tile, stride: usize) {
+    fn stream(&mut self, block: &Block, tile: &Tile, next: &Tile, stride: usize) {
         let (setup, kernels) = (self.setup, self.kernels);
         let slots = tile.slots(&self.rows);
         if slots.is_empty() {
@@ -220,6 +243,7 @@ impl<'a, 's> Worker<'a, 's> {
         let head = setup.kv_head(block.head);
         let keys = &tile.keys[from..slots.hi as usize];
         self.pointers.take(kernels, &setup.k, block.batch, head, keys);
+        let mut ahead = self.ahead(1, block, keys, AHEAD);
         let dots = Dots {
             a: self.query.pointer(),
             a_stride: setup.depth,
@@ -229,6 +253,7 @@ impl<'a, 's> Worker<'a, 's> {
             // SAFETY: scores has FEW rows of `stride` slots.
             c: unsafe { self.scores.pointer().add(from) },
             c_stride: stride,
+            ahead: &mut ahead,
         };
         // SAFETY: the pointers are rows of `depth`.
         unsafe { (kernels.dots)(&dots, block.count) };
@@ -236,18 +261,23 @@ impl<'a, 's> Worker<'a, 's> {
             self.weigh(block, tile, r, slots, r * stride);
         }
         self.pointers.take(kernels, &setup.v, block.batch, head, keys);
-        let product = Gathered {
-            // SAFETY: as for `dots`.
-            a: unsafe { self.scores.pointer().add(from) },
-            a_stride: stride,
-            b: self.pointers.pointers.as_ptr(),
-            depth: keys.len(),
-            columns: setup.width,
-            c: self.out.pointer(),
-            c_stride: out_stride,
-        };
-        // SAFETY: the pointers are rows of `width`; out has the block's rows.
-        unsafe { (kernels.gather)(&product, block.count) };
+        let mut ahead = self.ahead(0, block, &next.keys, AHEAD);
+        for some in (0..keys.len()).step_by(GATHERED) {
+            let product = Gathered {
+                // SAFETY: as for `dots`, and `some` is below the number of pointers.
+                a: unsafe { self.scores.pointer().add(from + some) },
+                a_stride: stride,
+                // SAFETY: likewise.
+                b: unsafe { self.pointers.pointers.as_ptr().add(some) },
+                depth: GATHERED.min(keys.len() - some),
+                columns: setup.width,
+                c: self.out.pointer(),
+                c_stride: out_stride,
+                ahead: &mut ahead,
+            };
+            // SAFETY: the pointers are rows of `width`; out has the block's rows.
+            unsafe { (kernels.gather)(&product, block.count) };
+        }
     }
 
     /// Scores of row `r` become weights: hooks, mask, and for softmax the running maximum and sum. The scores of slot 0 are at `base`.

@@ -107,7 +107,9 @@ impl<'s> Source<'s> {
         let at = [head / self.sizes.heads, head % self.sizes.heads];
         for (d, row) in state.chunks_mut(columns.len()).enumerate() {
             match &self.state {
-                Some(before) => row.copy_from_slice(&before.row(&[at[0], self.head_of("state_in", at[1]), d])[columns.clone()]),
+                Some(before) => {
+                    row.copy_from_slice(&before.row(&[at[0], self.head_of("state_in", at[1]), d])[columns.clone()])
+                }
                 None => row.fill(0.0),
             }
         }

@@ -16,9 +16,8 @@ impl Source<'_> {
                 None => less.fill(less_one(f64::from(self.scalar_decay(at, t)))),
             }
             let kept = self.kept(at, t);
-            let erase = [("a", &self.a), ("b", &self.b)].map(|(role, x)| {
-                x.as_ref().filter(|_| kept).map(|x| x.row(&[at[0], self.head_of(role, at[1]), t]))
-            });
+            let erase = [("a", &self.a), ("b", &self.b)]
+                .map(|(role, x)| x.as_ref().filter(|_| kept).map(|x| x.row(&[at[0], self.head_of(role, at[1]), t])));
             if let [Some(a), _] = erase {
                 erased.fill(0.0);
                 add_rows(&mut erased, a, part.state);

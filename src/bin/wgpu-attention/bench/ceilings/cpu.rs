@@ -3,16 +3,17 @@
 use super::Ceilings;
 use rayon::prelude::*;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Independent sums a thread: enough to hide the latency of two units of four or five cycles.
 const SUMS: usize = 12;
 const TURNS: usize = 4_000_000;
 const COPY: usize = 128 << 20;
+const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Measures for about half a second.
+/// Measures for about a second.
 pub fn measure() -> Ceilings {
-    Ceilings { copy: copy(), fma: fma(), exp: None }
+    Ceilings { copy: copy(), fma: fma(), matrix: None, exp: None }
 }
 
 fn best(times: usize, mut run: impl FnMut() -> f64) -> f64 {
@@ -21,7 +22,12 @@ fn best(times: usize, mut run: impl FnMut() -> f64) -> f64 {
 
 /// GFLOP/s.
 fn fma() -> f64 {
-    best(3, || {
+    // Clocks and threads take a while to come up.
+    let start = Instant::now();
+    while start.elapsed() < WARM_UP {
+        rayon::broadcast(|_| turns(TURNS));
+    }
+    best(12, || {
         let start = Instant::now();
         let lanes = rayon::broadcast(|_| turns(TURNS));
         let flops = lanes.iter().map(|n| (n * SUMS * TURNS * 2) as f64).sum::<f64>();
@@ -34,7 +40,7 @@ fn copy() -> f64 {
     let from = vec![1_u8; COPY];
     let mut to = vec![0_u8; COPY];
     let part = COPY.div_ceil(rayon::current_num_threads());
-    best(4, || {
+    best(6, || {
         let start = Instant::now();
         to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
         let seconds = start.elapsed().as_secs_f64();

@@ -1,4 +1,4 @@
-//! A device's ceilings, by three small shaders that do not pass through the library.
+//! A device's ceilings, by small shaders that do not pass through the library.
 
 use super::Ceilings;
 use std::time::Instant;
@@ -30,11 +30,43 @@ pub fn measure(engine: &GpuEngine, software: bool) -> Result<Ceilings> {
     let fma = 2.0 * arithmetic(&|n| format!("a{n} = fma(a{n}, x, y);"))?;
     // The result stays in range: exp2 of about -0.5 is about 0.7, the next exponent again about -0.5.
     let exp = arithmetic(&|n| format!("a{n} = exp2(-y - a{n} * x);"))?;
-    Ok(Ceilings { copy: device.copy()?, fma, exp: Some(exp) })
+    // What the device's own self-test lets kernels use; a shader that it rejects all the same leaves no ceiling.
+    let matrix = engine.gpu().caps().matrix.zip(engine.gpu().caps().subgroups);
+    let matrix = matrix.and_then(|(side, (subgroup, _))| device.matrix(side, subgroup).ok());
+    Ok(Ceilings { copy: device.copy()?, fma, matrix, exp: Some(exp) })
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Device, format!("ceilings: {what}: {error}"))
+}
+
+/// Products of square cooperative matrices, [`VECTORS`] sums in flight a subgroup.
+fn matrices(side: u32) -> String {
+    let each = |text: &dyn Fn(usize) -> String| (0..VECTORS).map(text).collect::<Vec<_>>().join(" ");
+    let load = |name: &str, role: &str, n: usize| {
+        format!("let {name}{n} = coopLoadT<coop_mat{side}x{side}<f16, {role}>>(&given[{n}], {side}u);")
+    };
+    let begin = each(&|n| format!("var c{n} = coop_mat{side}x{side}<f32, C>();"));
+    let turn =
+        vec![each(&|n| format!("c{n} = coopMultiplyAdd(a{}, b{}, c{n});", n % 2, n / 2)); UNROLL].join("\n        ");
+    let end = each(&|n| format!("coopStoreT(c{n}, &kept[{}], {side}u);", n * 256));
+    let factors: String =
+        (0..2).map(|n| load("a", "A", n)).chain((0..VECTORS / 2).map(|n| load("b", "B", n))).collect();
+    format!(
+        "enable f16; enable wgpu_cooperative_matrix;
+@group(0) @binding(0) var<storage, read> given: array<f16>;
+@group(0) @binding(1) var<storage, read_write> kept: array<f32>;
+struct Args {{ turns: u32 }}
+@group(0) @binding(2) var<uniform> args: Args;
+@compute @workgroup_size({WORKGROUP}) fn main() {{
+    {factors}
+    {begin}
+    for (var i = 0u; i < args.turns; i++) {{
+        {turn}
+    }}
+    {end}
+}}"
+    )
 }
 
 /// A loop of `turns` over the body on each vector. `x` and `y` come from memory, so that nothing is known when it is compiled.
@@ -89,6 +121,13 @@ impl Device {
         self.rate(COPY, size / 16, groups, 2.0 * 16.0 * 1024.0)
     }
 
+    /// GFLOP/s of cooperative matrices.
+    fn matrix(&self, side: u32, subgroup: u32) -> Result<f64> {
+        let products = (WORKGROUP / subgroup) as usize * VECTORS * UNROLL;
+        let operations = products as f64 * 2.0 * f64::from(side).powi(3);
+        self.rate(&matrices(side), 1024, self.groups(), operations)
+    }
+
     /// 10^9 a second of what a workgroup does `per_group` times a turn.
     fn rate(&self, source: &str, vectors: u64, groups: u32, per_group: f64) -> Result<f64> {
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
@@ -97,6 +136,7 @@ impl Device {
         let args = self.buffer(16, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
         let numbers: Vec<u8> = [0.7_f32; 4].into_iter().chain([0.1; 4]).flat_map(f32::to_le_bytes).collect();
         self.queue.write_buffer(&given, 0, &numbers);
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = {
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some("ceiling"),
@@ -113,6 +153,9 @@ impl Device {
             compilation_options: Default::default(),
             cache: None,
         });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(failed("shader", error));
+        }
         let all = [&given, &kept, &args];
         let entries: Vec<_> = all
             .iter()

@@ -6,7 +6,9 @@ mod gpu;
 pub use cpu::measure as of_cpu;
 pub use gpu::measure as of_gpu;
 
+use crate::table::short;
 use serde_json::{Value, json};
+use std::fmt;
 
 /// Ceilings of one device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +17,8 @@ pub struct Ceilings {
     pub copy: f64,
     /// f32 GFLOP/s of fused multiply-adds in registers, an FMA being two.
     pub fma: f64,
+    /// GFLOP/s of cooperative matrices in registers, f16 factors and f32 sums, where kernels may use them.
+    pub matrix: Option<f64>,
     /// 10^9 exp2 a second; absent on the CPU engine, whose exponential is its own.
     pub exp: Option<f64>,
 }
@@ -22,7 +26,17 @@ pub struct Ceilings {
 impl Ceilings {
     /// As a part of a JSON line.
     pub fn json(&self) -> Value {
-        json!({ "copy_gbs": round(self.copy), "f32_fma_gflops": round(self.fma), "exp2_gops": self.exp.map(round) })
+        json!({ "copy_gbs": round(self.copy), "f32_fma_gflops": round(self.fma), "matrix_gflops": self.matrix.map(round), "exp2_gops": self.exp.map(round) })
+    }
+}
+
+impl fmt::Display for Ceilings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "f32 FMA {} GFLOP/s, copy {} GB/s", short(self.fma), short(self.copy))?;
+        if let Some(matrix) = self.matrix {
+            write!(f, ", cooperative matrices {} GFLOP/s", short(matrix))?;
+        }
+        self.exp.map_or(Ok(()), |exp| write!(f, ", exp2 {} G/s", short(exp)))
     }
 }
 

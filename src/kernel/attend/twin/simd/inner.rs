@@ -1,7 +1,7 @@
 //! The loops, generic over the lanes. No closures and no iterator adapters over vectors: those may be compiled as functions of
 //! their own, without the instruction set.
 
-use super::{Dots, Gathered, Lanes, Product};
+use super::{Ahead, Dots, Gathered, Lanes, Product};
 use half::f16;
 
 /// 2^r on −½ <= r <= ½ by powers of r: near-minimax with 2^0 = 1 exactly; relative error 1.1e-7.
@@ -11,11 +11,31 @@ const ROUND: f32 = 12_582_912.0;
 /// Below this exponent a weight is exactly 0, so that no intermediate is subnormal.
 const LEAST: f32 = -125.0;
 
+/// Asks for the next rows.
+#[inline(always)]
+unsafe fn look<V: Lanes>(ahead: *mut Ahead) {
+    unsafe {
+        let ahead = &mut *ahead;
+        let n = ahead.each.min(ahead.count);
+        for r in 0..n {
+            let row = *ahead.rows.add(r);
+            let mut at = 0;
+            while at < ahead.bytes {
+                V::prefetch(row.wrapping_add(at));
+                at += 64;
+            }
+        }
+        ahead.rows = ahead.rows.wrapping_add(n);
+        ahead.count -= n;
+    }
+}
+
 #[inline(always)]
 pub(super) unsafe fn multiply<V: Lanes, const M: usize, const N: usize>(p: &Product) {
     unsafe {
         let mut column = 0;
         while column + N * V::N <= p.columns {
+            look::<V>(p.ahead);
             panel::<V, M, N>(p, column, N * V::N);
             column += N * V::N;
         }
@@ -80,7 +100,9 @@ pub(super) unsafe fn gather<V: Lanes>(p: &Gathered, rows: usize) {
 
 /// `M` rows; columns by `N0`, then `N1`, `N2` and single vectors, so that enough sums are under way at once.
 #[inline(always)]
-unsafe fn gather_rows<V: Lanes, const M: usize, const N0: usize, const N1: usize, const N2: usize>(p: &Gathered) -> usize {
+unsafe fn gather_rows<V: Lanes, const M: usize, const N0: usize, const N1: usize, const N2: usize>(
+    p: &Gathered,
+) -> usize {
     unsafe {
         let mut column = 0;
         while column + N0 * V::N <= p.columns {
@@ -106,6 +128,7 @@ unsafe fn gather_rows<V: Lanes, const M: usize, const N0: usize, const N1: usize
 #[inline(always)]
 unsafe fn gather_tile<V: Lanes, const M: usize, const N: usize>(p: &Gathered, column: usize) {
     unsafe {
+        look::<V>(p.ahead);
         // Only a single vector can be the last, short one.
         let last = p.columns - column;
         let mut acc = [[V::splat(0.0); N]; M];
@@ -171,6 +194,7 @@ unsafe fn dots_rows<V: Lanes, const M: usize, const K: usize>(p: &Dots) -> usize
 #[inline(always)]
 unsafe fn dots_tile<V: Lanes, const M: usize, const K: usize>(p: &Dots, key: usize) {
     unsafe {
+        look::<V>(p.ahead);
         let b = p.b.add(key);
         let mut acc = [[V::splat(0.0); K]; M];
         let mut d = 0;

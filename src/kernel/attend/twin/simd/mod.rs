@@ -43,8 +43,25 @@ pub(super) trait Lanes: Copy {
     unsafe fn keep(self, x: Self, limit: Self) -> Self;
     unsafe fn sum(self) -> f32;
     unsafe fn maximum(self) -> f32;
+    /// Asks for the cache line at `at`, which may be any address.
+    unsafe fn prefetch(at: *const u8);
     /// Elements `at..at + SQUARE` of SQUARE rows become SQUARE rows at `to`, `stride` apart.
     unsafe fn transpose(rows: *const *const f32, at: usize, to: *mut f32, stride: usize);
+}
+
+/// Rows that will be read soon: every inner loop asks for the next few, so that memory and arithmetic work at the same time.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub rows: *const *const u8,
+    pub count: usize,
+    /// Bytes of a row.
+    pub bytes: usize,
+    /// Rows asked for at a time.
+    pub each: usize,
+}
+
+impl Ahead {
+    pub const NONE: Ahead = Ahead { rows: std::ptr::null(), count: 0, bytes: 0, each: 0 };
 }
 
 /// `c [rows, columns] (+)= a [rows, depth] b [depth, columns]`, b in panels of [`Kernels::panel`] columns.
@@ -69,6 +86,7 @@ pub(super) struct Product {
     pub c_stride: usize,
     /// Adds to `c` instead of overwriting it.
     pub add: bool,
+    pub ahead: *mut Ahead,
 }
 
 /// `c [rows, columns] += a [rows, depth] b`, row k of b at a pointer of its own.
@@ -84,6 +102,7 @@ pub(super) struct Gathered {
     pub columns: usize,
     pub c: *mut f32,
     pub c_stride: usize,
+    pub ahead: *mut Ahead,
 }
 
 /// `c [rows, count] = a [rows, depth] · b`, row n of b at a pointer of its own.
@@ -96,6 +115,7 @@ pub(super) struct Dots {
     pub depth: usize,
     pub c: *mut f32,
     pub c_stride: usize,
+    pub ahead: *mut Ahead,
 }
 
 /// The functions of one instruction set. Lengths of rows passed to `max`, `exp2`, `sum` and `scale` are multiples of `lanes`.

@@ -83,6 +83,10 @@ impl Lanes for float32x4_t {
         unsafe { vmaxvq_f32(self) }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) }
+    }
+    #[inline(always)]
     unsafe fn transpose(rows: *const *const f32, at: usize, to: *mut f32, stride: usize) {
         unsafe {
             let a = vld1q_f32((*rows).add(at));

@@ -98,6 +98,8 @@ impl Lanes for Eight {
         high
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn transpose(rows: *const *const f32, at: usize, to: *mut f32, stride: usize) {
         unsafe {
             for n in 0..8 {

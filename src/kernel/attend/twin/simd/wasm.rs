@@ -84,6 +84,8 @@ impl Lanes for v128 {
         a.max(b).max(c.max(d))
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn transpose(rows: *const *const f32, at: usize, to: *mut f32, stride: usize) {
         unsafe {
             let x = |n: usize| v128_load((*rows.add(n)).add(at).cast());

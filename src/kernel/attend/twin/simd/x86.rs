@@ -84,6 +84,10 @@ impl Lanes for __m256 {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transpose(rows: *const *const f32, at: usize, to: *mut f32, stride: usize) {
         unsafe {
             // Halves of rows n and n + 4 are loaded into one register, which saves the lane permutations at the end.
@@ -170,6 +174,10 @@ impl Lanes for __m512 {
     #[inline(always)]
     unsafe fn maximum(self) -> f32 {
         unsafe { _mm512_reduce_max_ps(self) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn transpose(rows: *const *const f32, at: usize, to: *mut f32, stride: usize) {

@@ -91,14 +91,19 @@ fn biased(case: Case) -> Case {
             *s += slope * (row.query - j) as f32 + args[1].f32(j);
         }
     });
-    let bias: Vec<f32> = (0..lq * lk).map(|n| if n % 11 == 0 { f32::NEG_INFINITY } else { (n % 7) as f32 * 0.25 }).collect();
+    let bias: Vec<f32> =
+        (0..lq * lk).map(|n| if n % 11 == 0 { f32::NEG_INFINITY } else { (n % 7) as f32 * 0.25 }).collect();
     let hook = Hook::new(Point::Score, "biased", "", score);
     let hook = hook.arg("slope", ArgValue::F32(0.03125)).arg("bias", table(ScalarType::F32));
     let n = case.hooks.len();
     assert!(n == 0 && (lk == 90 || lk == 1500) && b * h > 0);
     case.table("h0_bias", ScalarType::F32, &[1, 1, lq, lk], bias).hook(
         hook,
-        if lk == 90 { |s, at, query, j| s + biases(90, at[2], query, j) } else { |s, at, query, j| s + biases(1500, at[2], query, j) },
+        if lk == 90 {
+            |s, at, query, j| s + biases(90, at[2], query, j)
+        } else {
+            |s, at, query, j| s + biases(1500, at[2], query, j)
+        },
     )
 }
 
@@ -118,9 +123,8 @@ fn sieved(case: Case) -> Case {
     let hook = Hook::new(Point::Mask, "sieved", "", mask).arg("rest", table(ScalarType::I32));
     let n = case.hooks.len();
     let rests: Vec<i32> = (0..h as i32).map(|h| h % 3).collect();
-    case.table(&format!("h{n}_rest"), ScalarType::I32, &[h, 1, 1], rests).hook(hook, |_, [b, h, i], _, j| {
-        f64::from(u8::from((i + j + b) % 3 != h % 3))
-    })
+    case.table(&format!("h{n}_rest"), ScalarType::I32, &[h, 1, 1], rests)
+        .hook(hook, |_, [b, h, i], _, j| f64::from(u8::from((i + j + b) % 3 != h % 3)))
 }
 
 #[test]

@@ -165,12 +165,7 @@ impl Case {
             outputs.push((name, HostData::F32(vec![f32::from_bits(0x7fc1_2345); layout.len()])));
         }
         for (name, result, table) in &self.tables {
-            io.tables.push(TableMeta {
-                name: name.clone(),
-                result: *result,
-                place: Place::Side,
-                meta: table.meta(),
-            });
+            io.tables.push(TableMeta { name: name.clone(), result: *result, place: Place::Side, meta: table.meta() });
         }
         let tables = self.tables.iter().map(|(.., t)| &t.data).collect();
         let writes = outputs.iter_mut().map(|(name, data)| (*name, data)).collect();
@@ -187,11 +182,9 @@ impl Case {
         let want = reference(self);
         for kernels in simd::available() {
             let found = self.run(kernels);
-            for (what, want, found) in [
-                ("out", &want.out, &found[0]),
-                ("lse", &want.lse, &found[1]),
-                ("mass", &want.mass, &found[2]),
-            ] {
+            for (what, want, found) in
+                [("out", &want.out, &found[0]), ("lse", &want.lse, &found[1]), ("mass", &want.mass, &found[2])]
+            {
                 let name = format!("{name} on {}: {what} of {:?}", kernels.name, self.sizes());
                 assert_close(&name, want, found);
             }

@@ -44,7 +44,9 @@ fn causal_and_windows_in_both_alignments() {
     for [lq, lk] in [[65, 100], [100, 65], [7, 63], [1, 100], [300, 300]] {
         for bottom_right in [false, true] {
             for causal in [false, true] {
-                for (left, right) in [(None, None), (Some(0), None), (Some(9), None), (None, Some(0)), (Some(20), Some(3))] {
+                for (left, right) in
+                    [(None, None), (Some(0), None), (Some(9), None), (None, Some(0)), (Some(20), Some(3))]
+                {
                     let case = Case::new([1, 2, 2, lq, lk, 16, 16]).with(|op| {
                         op.bottom_right = bottom_right;
                         op.causal = causal;
@@ -79,18 +81,27 @@ fn prefix_is_seen_beyond_window_and_row_bounds() {
 fn row_bounds_and_lengths() {
     let starts: Vec<i32> = (0..65).map(|i| i / 2).collect();
     let ends: Vec<i32> = (0..65).map(|i| (i * 2 - 3) % 90).collect();
-    let case = Case::new([2, 4, 2, 65, 100, 16, 16])
-        .table("row_start", ScalarType::I32, &[65, 1], starts)
-        .table("row_end", ScalarType::I32, &[65, 1], ends);
+    let case = Case::new([2, 4, 2, 65, 100, 16, 16]).table("row_start", ScalarType::I32, &[65, 1], starts).table(
+        "row_end",
+        ScalarType::I32,
+        &[65, 1],
+        ends,
+    );
     case.check("row bounds");
     for causal in [false, true] {
-        let case = Case::new([5, 2, 1, 30, 100, 16, 16])
-            .with(|op| op.causal = causal)
-            .table("lengths", ScalarType::I32, &[5, 1, 1, 1], vec![100, 31, 7, 0, 999]);
+        let case = Case::new([5, 2, 1, 30, 100, 16, 16]).with(|op| op.causal = causal).table(
+            "lengths",
+            ScalarType::I32,
+            &[5, 1, 1, 1],
+            vec![100, 31, 7, 0, 999],
+        );
         case.check("lengths");
-        let decode = Case::new([5, 2, 1, 1, 100, 16, 16])
-            .with(|op| op.causal = causal)
-            .table("lengths", ScalarType::I32, &[5, 1, 1, 1], vec![100, 31, 7, 0, 999]);
+        let decode = Case::new([5, 2, 1, 1, 100, 16, 16]).with(|op| op.causal = causal).table(
+            "lengths",
+            ScalarType::I32,
+            &[5, 1, 1, 1],
+            vec![100, 31, 7, 0, 999],
+        );
         decode.check("lengths, one row");
     }
 }
@@ -98,19 +109,28 @@ fn row_bounds_and_lengths() {
 #[test]
 fn sinks_join_the_denominator() {
     for lq in [1, 40] {
-        let case = Case::new([1, 3, 1, lq, 20, 16, 16])
-            .with(|op| op.causal = true)
-            .table("sink", ScalarType::F32, &[1, 3, 1, 2], vec![0.5, -1.0, 20.0, f32::NEG_INFINITY, -30.0, -90.0]);
+        let case = Case::new([1, 3, 1, lq, 20, 16, 16]).with(|op| op.causal = true).table(
+            "sink",
+            ScalarType::F32,
+            &[1, 3, 1, 2],
+            vec![0.5, -1.0, 20.0, f32::NEG_INFINITY, -30.0, -90.0],
+        );
         case.check("sinks");
     }
     // Rows before the first key are empty: the sinks alone are left.
-    let case = Case::new([1, 1, 1, 30, 10, 16, 16])
-        .with(|op| op.causal = true)
-        .table("sink", ScalarType::F32, &[1, 1, 1, 2], vec![0.5, -1.0]);
+    let case = Case::new([1, 1, 1, 30, 10, 16, 16]).with(|op| op.causal = true).table(
+        "sink",
+        ScalarType::F32,
+        &[1, 1, 1, 2],
+        vec![0.5, -1.0],
+    );
     case.check("sinks of empty rows");
-    let case = Case::new([1, 1, 1, 30, 10, 16, 16])
-        .with(|op| op.causal = true)
-        .table("sink", ScalarType::F32, &[1, 1, 1, 1], vec![f32::NEG_INFINITY]);
+    let case = Case::new([1, 1, 1, 30, 10, 16, 16]).with(|op| op.causal = true).table(
+        "sink",
+        ScalarType::F32,
+        &[1, 1, 1, 1],
+        vec![f32::NEG_INFINITY],
+    );
     case.check("a sink of -inf is no sink");
 }
 
@@ -215,10 +235,8 @@ fn threads_do_not_change_a_bit() {
 fn outputs_are_optional() {
     use crate::kernel::{Io, Meta, TwinIo};
     let (q, out) = (Array::noise(&[1, 1, 4, 8], 1), Array::new(&[1, 1, 1, 4, 8], vec![0.0f32; 32]));
-    let io = Io {
-        roles: vec![("q", q.meta()), ("k", q.meta()), ("v", q.meta()), ("out", out.meta())],
-        ..Io::default()
-    };
+    let io =
+        Io { roles: vec![("q", q.meta()), ("k", q.meta()), ("v", q.meta()), ("out", out.meta())], ..Io::default() };
     let mut data = HostData::F32(vec![0.0; 32]);
     let reads = vec![("q", &q.data), ("k", &q.data), ("v", &q.data)];
     let op = crate::kernel::attend::Attend::new(1.0);

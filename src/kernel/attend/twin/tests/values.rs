@@ -102,7 +102,8 @@ fn exponentials_are_within_two_units_in_the_last_place() {
             }
             assert!((f64::from(sum) - total).abs() <= 1e-5 * total);
         }
-        let mut y = [0.0, -1.0, f32::NEG_INFINITY, -1e30, f32::NAN, -3e38, -0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let mut y =
+            [0.0, -1.0, f32::NEG_INFINITY, -1e30, f32::NAN, -3e38, -0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         // SAFETY: as above.
         unsafe { (kernels.exp2)(y.as_mut_ptr(), y.len(), 0.0) };
         assert!(y[0] == 1.0 && y[2] == 0.0 && y[3] == 0.0 && y[4].is_nan() && y[5] == 0.0 && y[6] == 1.0, "{y:?}");

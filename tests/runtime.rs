@@ -212,3 +212,33 @@ fn checked_shaders_give_the_same() {
         assert!(got.get("out").unwrap().to_f32() == want.get("out").unwrap().to_f32(), "{name}");
     }
 }
+
+#[test]
+fn threads_share_a_runtime() {
+    let problem = |seed: u64| [1, 2, 3].map(|n| random(&[1, 2, 20 + seed as usize % 3, 16], 10 * seed + n));
+    for (name, runtime) in engines() {
+        let wrong: Vec<u64> = std::thread::scope(|scope| {
+            let call = |seed: u64| {
+                let runtime = &runtime;
+                scope.spawn(move || {
+                    let [q, k, v] = problem(seed);
+                    let want =
+                        Runtime::cpu().call_blocking(&DenseAttention::default(), &inputs(&q, &k, &v)).expect(name);
+                    let right = (0..10).all(|_| {
+                        let got = runtime.call_blocking(&DenseAttention::default(), &inputs(&q, &k, &v)).expect(name);
+                        common::close(want.get("out").unwrap(), got.get("out").unwrap(), common::Budget::F32).is_ok()
+                    });
+                    (seed, right)
+                })
+            };
+            let threads: Vec<_> = (0..6).map(call).collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().expect("no panic"))
+                .filter(|(_, right)| !right)
+                .map(|(seed, _)| seed)
+                .collect()
+        });
+        assert!(wrong.is_empty(), "{name}: threads {wrong:?} read another's numbers");
+    }
+}

@@ -71,11 +71,11 @@ pub fn grid(measures: &[Measure], options: &Options) -> Drawn<String> {
                 for y in 0..depths.len() as i32 {
                     let right = measure.and_then(|m| m.trials.get((last_y - y) as usize)).map(|t| t.right());
                     let share = right.map_or(0.0, |n| n as f64 / ANSWER.len() as f64);
-                    let colour = RGBColor(
-                        (247.0 - 239.0 * share) as u8,
-                        (251.0 - 170.0 * share) as u8,
-                        (255.0 - 99.0 * share) as u8,
-                    );
+                    let mix = |none: f64, all: f64| (none + (all - none) * share) as u8;
+                    let colour = match right {
+                        Some(_) => RGBColor(mix(247.0, 8.0), mix(251.0, 81.0), mix(255.0, 156.0)),
+                        None => RGBColor(225, 225, 225),
+                    };
                     let corners = [
                         (SegmentValue::Exact(x), SegmentValue::Exact(y)),
                         (SegmentValue::Exact(x + 1), SegmentValue::Exact(y + 1)),

@@ -36,6 +36,7 @@ fn run() -> Result<(), String> {
     let chosen = options.chosen()?;
     let runtime = options.runtime()?;
     let haystack = text::haystack(options.text.as_deref()).map_err(|e| e.to_string())?;
+    std::fs::create_dir_all(&options.out).map_err(|e| format!("{}: {e}", options.out.display()))?;
     let longest = options.lengths.last().copied().unwrap_or_default();
     let repeated = if haystack.len() < longest { ", repeated where a context is longer" } else { "" };
     println!("engine    {runtime}");
@@ -52,7 +53,6 @@ fn run() -> Result<(), String> {
         "block-sparse-attention, hisa and native-sparse-attention take no `lengths`: each of their steps is planned anew."
     );
     println!("held: cache or state. {} bytes in device buffers at the end.", runtime.memory().held);
-    std::fs::create_dir_all(&options.out).map_err(|e| format!("{}: {e}", options.out.display()))?;
     for (name, svg) in
         [("grid.svg", charts::grid(&measures, &options)), ("time.svg", charts::curves(&measures, &runtime))]
     {

@@ -71,7 +71,8 @@ pub fn survey(runtime: &Runtime, chosen: &[&Mechanism], haystack: &[u8], options
     (measures, failures)
 }
 
-/// One variant at one length after the other, as long as the next is expected to fit in `share` seconds.
+/// One variant at one length after the other, as long as the next is expected to fit in `share` seconds. The first depth of the first
+/// length is always tried.
 fn lengths(
     runtime: &Runtime,
     mechanism: &Mechanism,
@@ -79,43 +80,56 @@ fn lengths(
     options: &Options,
     share: f64,
 ) -> (Vec<Measure>, Option<wgpu_attention::Error>) {
-    let (clock, mut last, mut list) = (Instant::now(), None, Vec::new());
+    let (clock, mut list, mut last) = (Instant::now(), Vec::new(), None);
     for (at, &length) in options.lengths.iter().enumerate() {
-        let start = clock.elapsed().as_secs_f64();
-        let expected = last.map_or(0.0, |(shorter, seconds): (usize, f64)| seconds * length as f64 / shorter as f64);
-        if start + expected > share {
-            let rest: Vec<String> = options.lengths[at..].iter().map(usize::to_string).collect();
-            let rest = rest.join(", ");
-            println!("{:<24}cut: {rest} bytes; {length} would take {expected:.0} s, see --max-seconds", mechanism.name);
-            break;
+        let left = share - clock.elapsed().as_secs_f64();
+        if let Some((shorter, seconds)) = last {
+            let expected: f64 = seconds * length as f64 / shorter as f64;
+            if expected > left {
+                let rest: Vec<String> = options.lengths[at..].iter().map(usize::to_string).collect();
+                let (name, rest) = (mechanism.name, rest.join(", "));
+                println!("{name:<24}cut: {rest} bytes; {length} would take {expected:.0} s, see --max-seconds");
+                break;
+            }
         }
-        match measure(runtime, mechanism, haystack, length, &options.depths) {
+        let start = Instant::now();
+        match measure(runtime, mechanism, haystack, length, &options.depths, left) {
             Ok(measure) => {
-                print(&measure);
+                let each = start.elapsed().as_secs_f64() / measure.trials.len() as f64;
+                last = Some((length, each * options.depths.len() as f64));
                 list.push(measure);
             }
             Err(error) => return (list, Some(error)),
         }
-        last = Some((length, clock.elapsed().as_secs_f64() - start));
     }
     (list, None)
 }
 
+/// One variant at one length, at as many depths as are expected to fit in `left` seconds.
 fn measure(
     runtime: &Runtime,
     mechanism: &Mechanism,
     haystack: &[u8],
     length: usize,
     depths: &[f64],
+    left: f64,
 ) -> Result<Measure> {
-    let mut head = (mechanism.make)(runtime, length)?;
-    let mut trials = Vec::new();
+    let (mut head, mut trials, clock) = ((mechanism.make)(runtime, length)?, Vec::new(), Instant::now());
     for (n, &depth) in depths.iter().enumerate() {
+        if n > 0 && clock.elapsed().as_secs_f64() * (n + 1) as f64 / n as f64 > left {
+            break;
+        }
         progress(&format!("{}, {length} bytes, depth {} of {}", mechanism.name, n + 1, depths.len()));
         trials.push(generate(&mut *head, &text::prompt(haystack, length, depth))?);
     }
     progress("");
-    Ok(Measure { name: mechanism.name, family: mechanism.family, length, trials, bytes: head.bytes() })
+    let measure = Measure { name: mechanism.name, family: mechanism.family, length, trials, bytes: head.bytes() };
+    print(&measure);
+    if measure.trials.len() < depths.len() {
+        let (tried, name) = (measure.trials.len(), mechanism.name);
+        println!("{name:<24}cut: {length} bytes after {tried} of {} depths, see --max-seconds", depths.len());
+    }
+    Ok(measure)
 }
 
 /// Overwrites the line on a terminal.

@@ -34,7 +34,7 @@ fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     }
     let block = block_at(t, first / args.block_keys);
     let j = block * i32(args.block_keys) + i32(first % args.block_keys);
-    return block < 0 || j >= bounds.y || j + i32(TILE_K) <= bounds.x;
+    return block < 0 || (j >= args.prefix && (j >= bounds.y || j + i32(TILE_K) <= bounds.x));
 }
 fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     if (slot >= keys_count(t, bounds)) {

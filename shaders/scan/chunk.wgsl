@@ -7,56 +7,68 @@
 // element each.
 // Workgroup memory: 16 COLUMNS (D + 16) + 5.1 KiB, + 2 KiB with channel decay, + 4 D with z. Barriers a chunk: 9 + 2 a slab (5 with
 // channel decay).
-// Decays are products, or exponentials of sums, of what lies between two tokens; never a quotient, so that nothing overflows.
+// Loads run a slab ahead of the arithmetic. Decays are products, or exponentials of sums, of what lies between two tokens; never a quotient, so that nothing overflows.
 
-fn load_state(t: Tile, lane: u32) {
-    for (var n = lane; n < DEPTH * COLUMNS; n += WORKGROUP) {
-        let d = n / COLUMNS;
-        var x = vec4<f32>();
-        if (d < args.depth) {
-            x = state_in_load4(old_row(t, d), t.column + (n % COLUMNS) * 4u, args.width);
-        }
-        state[n] = x;
-    }
-    if (HAS_Z) {
-        for (var d = lane; d < DEPTH; d += WORKGROUP) {
-            var x = 0.0;
-            if (d < args.depth) {
-                x = z_in(At(t.batch, t.head, 0u, 0, i32(d)));
-            }
-            norm[d] = x;
-        }
-    }
+fn writes_at(n: u32) -> bool {
+    return n < args.key_chunks;
 }
 
-fn store_state(t: Tile, lane: u32) {
-    for (var n = lane; n < args.depth * COLUMNS; n += WORKGROUP) {
-        state_store4(new_row(t, n / COLUMNS), t.column + (n % COLUMNS) * 4u, args.width, state[n]);
-    }
-    if (HAS_Z && t.column == 0u) {
-        for (var d = lane * 4u; d < args.depth; d += WORKGROUP * 4u) {
-            z_store4(z_row(t), d, args.depth, norm4(d));
-        }
-    }
+fn reads_at(n: u32) -> bool {
+    return !BIDIRECTIONAL || !writes_at(n);
 }
 
-fn stage_values(t: Tile, lane: u32, first: u32, writes: bool) {
-    for (var n = lane; n < CHUNK * COLUMNS; n += WORKGROUP) {
-        let token = first + n / COLUMNS;
-        var x = vec4<f32>();
-        if (writes && kept(t, token)) {
-            x = v_load4(v_row(t, token), t.column + (n % COLUMNS) * 4u, args.width);
-        }
-        values[n] = x;
-    }
+// First token of chunk n, of the keys or of the queries.
+fn first_of(n: u32) -> u32 {
+    return (n - select(args.key_chunks, 0u, writes_at(n))) * CHUNK;
 }
 
-fn stage_decay(t: Tile, lane: u32, first: u32, writes: bool) {
+// What a thread stages of a chunk: a value and a decay.
+struct Token {
+    value: vec4<f32>,
+    gate: f32,
+}
+
+fn load_token(t: Tile, lane: u32, n: u32) -> Token {
+    var x = Token(vec4<f32>(), 0.0);
+    let token = first_of(n) + lane / COLUMNS;
+    if (writes_at(n) && lane < CHUNK * COLUMNS && kept(t, token)) {
+        x.value = v_load4(v_row(t, token), t.column + (lane % COLUMNS) * 4u, args.width);
+    }
+    if (writes_at(n) && lane < CHUNK) {
+        x.gate = token_decay(t, first_of(n) + lane);
+    }
+    return x;
+}
+
+// What a thread stages of a slab: a vec4 of a row of q and of its decay, and its own two of a key.
+struct Slab {
+    query: vec4<f32>,
+    factor: vec4<f32>,
+    key0: vec4<f32>,
+    key1: vec4<f32>,
+}
+
+fn load_slab(t: Tile, lane: u32, n: u32, depth: u32) -> Slab {
+    var x = Slab(vec4<f32>(), vec4<f32>(1.0), vec4<f32>(), vec4<f32>());
+    let first = first_of(n);
+    let i = first + lane / SLAB;
+    let d = depth + (lane % SLAB) * 4u;
+    if (reads_at(n) && i < args.queries) {
+        x.query = q_load4(q_row(t, i), d, args.depth) * args.scale;
+    }
+    if (writes_at(n)) {
+        if (CHANNEL && kept(t, i)) {
+            x.factor = exp(g_load4(g_row(t, i), d, args.depth));
+        }
+        let j = first + (lane / 4u) % CHUNK;
+        x.key0 = written_key(t, j, depth + (lane % 4u) * 4u);
+        x.key1 = written_key(t, j, depth + (lane % 4u) * 4u + 16u);
+    }
+    return x;
+}
+
+fn stage_decay(lane: u32, g: f32) {
     if (lane < CHUNK) {
-        var g = 0.0;
-        if (writes) {
-            g = token_decay(t, first + lane);
-        }
         gate[lane] = g;
     }
     workgroupBarrier();
@@ -66,24 +78,6 @@ fn stage_decay(t: Tile, lane: u32, first: u32, writes: bool) {
     }
     if (lane == CHUNK) {
         whole = less_one(decay_between(0u, CHUNK));
-    }
-}
-
-// A vec4 of the slab of a row of q, and of its decay.
-fn stage_row(t: Tile, lane: u32, first: u32, depth: u32, writes: bool, reads: bool) {
-    let i = first + lane / SLAB;
-    let d = depth + (lane % SLAB) * 4u;
-    var x = vec4<f32>();
-    if (reads && i < args.queries) {
-        x = q_load4(q_row(t, i), d, args.depth) * args.scale;
-    }
-    queries[(lane / SLAB) * STRIDE + lane % SLAB] = x;
-    if (CHANNEL) {
-        var f = vec4<f32>(1.0);
-        if (writes && kept(t, i)) {
-            f = exp(g_load4(g_row(t, i), d, args.depth));
-        }
-        factors[lane] = f;
     }
 }
 
@@ -98,34 +92,38 @@ fn kernel(group: u32, lane: u32) {
     let row = (lane / COLUMNS) % 8u;
     let share = lane / (COLUMNS * 8u);
 
+    var token = load_token(t, lane, 0u);
+    var slab = load_slab(t, lane, 0u, 0u);
     for (var n = 0u; n < args.chunks; n++) {
-        let writes = n < args.key_chunks;
-        let reads = !BIDIRECTIONAL || !writes;
-        let first = (n - select(args.key_chunks, 0u, writes)) * CHUNK;
+        let writes = writes_at(n);
+        let reads = reads_at(n);
+        let first = first_of(n);
         workgroupBarrier();
-        stage_values(t, lane, first, writes);
-        if (SCALAR) {
-            stage_decay(t, lane, first, writes);
+        if (lane < CHUNK * COLUMNS) {
+            values[lane] = token.value;
         }
+        if (SCALAR) {
+            stage_decay(lane, token.gate);
+        }
+        token = load_token(t, lane, n + 1u);
 
-        var p = array<f32, 8>();            // part of the pairs (8 block + r, j)
+        var p: array<f32, 8>;               // part of the pairs (8 block + r, j)
         var z_read = 0.0;                   // part of q·z of row j
-        var acc = array<vec4<f32>, 2>();    // part of the reads of rows row and row + 8
+        var acc: array<vec4<f32>, 2>;       // part of the reads of rows row and row + 8
         for (var depth = 0u; depth < DEPTH; depth += SLAB * 4u) {
             if (CHANNEL) {
                 workgroupBarrier();
+                factors[lane] = slab.factor;
             }
-            stage_row(t, lane, first, depth, writes, reads);
+            queries[(lane / SLAB) * STRIDE + lane % SLAB] = slab.query;
+            var k0 = slab.key0;
+            var k1 = slab.key1;
+            workgroupBarrier();
+            let last = depth + SLAB * 4u >= DEPTH;
+            slab = load_slab(t, lane, n + select(0u, 1u, last), select(depth + SLAB * 4u, 0u, last));
+
             let d0 = depth + part * 4u;
             let d1 = d0 + 16u;
-            var k0 = vec4<f32>();
-            var k1 = vec4<f32>();
-            if (writes) {
-                k0 = written_key(t, first + j, d0);
-                k1 = written_key(t, first + j, d1);
-            }
-            workgroupBarrier();
-
             let one = vec4<f32>(1.0);
             var way = Way(vec4<f32>(), vec4<f32>(), one, one, one, one);
             if (CHANNEL) {

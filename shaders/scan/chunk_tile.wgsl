@@ -1,4 +1,4 @@
-// The workgroup memory of `scan/chunk` and the steps that work on it alone.
+// The workgroup memory of `scan/chunk`, the state's way in and out, and the steps on it alone.
 
 const CHUNK: u32 = 16u;
 const SLAB: u32 = 8u;               // vec4 of depth staged at once
@@ -63,6 +63,37 @@ fn norm4(d: u32) -> vec4<f32> {
 fn keep_key(j: u32, d: u32, x: vec4<f32>) {
     for (var e = 0u; e < 4u; e++) {
         keys[j * KEY_STRIDE + d + e] = x[e];
+    }
+}
+
+fn load_state(t: Tile, lane: u32) {
+    for (var n = lane; n < DEPTH * COLUMNS; n += WORKGROUP) {
+        let d = n / COLUMNS;
+        var x = vec4<f32>();
+        if (d < args.depth) {
+            x = state_in_load4(old_row(t, d), t.column + (n % COLUMNS) * 4u, args.width);
+        }
+        state[n] = x;
+    }
+    if (HAS_Z) {
+        for (var d = lane; d < DEPTH; d += WORKGROUP) {
+            var x = 0.0;
+            if (d < args.depth) {
+                x = z_in(At(t.batch, t.head, 0u, 0, i32(d)));
+            }
+            norm[d] = x;
+        }
+    }
+}
+
+fn store_state(t: Tile, lane: u32) {
+    for (var n = lane; n < args.depth * COLUMNS; n += WORKGROUP) {
+        state_store4(new_row(t, n / COLUMNS), t.column + (n % COLUMNS) * 4u, args.width, state[n]);
+    }
+    if (HAS_Z && t.column == 0u) {
+        for (var d = lane * 4u; d < args.depth; d += WORKGROUP * 4u) {
+            z_store4(z_row(t), d, args.depth, norm4(d));
+        }
     }
 }
 

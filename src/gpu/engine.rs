@@ -3,7 +3,7 @@
 use super::context::{Gpu, scoped};
 use super::pipelines::{Pipeline, Pipelines};
 use super::pool::Pool;
-use super::resolve::Dispatch;
+use super::resolve::{Dispatch, Work};
 use super::self_test::Verdicts;
 use super::{GpuOptions, readback};
 use crate::error::{Error, ErrorKind, Result};
@@ -122,7 +122,7 @@ impl GpuEngine {
     /// [`ErrorKind::OutOfMemory`], [`ErrorKind::Limit`], [`ErrorKind::DeviceLost`].
     pub fn upload(&self, host: &HostTensor) -> Result<Tensor> {
         let host = host.contiguous();
-        let view = self.upload_bytes(host.data().bytes(), "upload")?;
+        let view = self.upload_bytes(host.data().bytes(), "upload", true)?;
         Ok(Tensor { dtype: host.dtype(), layout: host.layout().clone(), storage: Storage::Device(view) })
     }
 
@@ -184,9 +184,18 @@ impl GpuEngine {
         readback::wait(&self.gpu)
     }
 
-    pub(super) fn upload_bytes(&self, bytes: &[u8], what: &str) -> Result<BufferView> {
+    /// A buffer from the pool, or one that never was in it.
+    pub(super) fn buffer(&self, bytes: u64, what: &str, pooled: bool) -> Result<BufferView> {
+        if pooled {
+            return self.pool.take(&self.gpu.queue, bytes, what);
+        }
+        let size = bytes.next_multiple_of(16);
+        Ok(BufferView { buffer: super::pool::create(&self.gpu.device, size, what)?, offset: 0, size, _lease: None })
+    }
+
+    pub(super) fn upload_bytes(&self, bytes: &[u8], what: &str, pooled: bool) -> Result<BufferView> {
         self.gpu.check_lost()?;
-        let view = self.pool.take(&self.gpu.queue, bytes.len() as u64, what)?;
+        let view = self.buffer(bytes.len() as u64, what, pooled)?;
         let whole = bytes.len() & !3;
         self.gpu.queue.write_buffer(&view.buffer, 0, &bytes[..whole]);
         if whole < bytes.len() {
@@ -212,7 +221,7 @@ impl GpuEngine {
         let mut constants = HashMap::new();
         for (n, slot) in plan.slots.iter().enumerate() {
             if let SlotRole::Constant(data) = &slot.role {
-                constants.insert(n, self.upload_bytes(data.data().bytes(), &slot.name)?);
+                constants.insert(n, self.upload_bytes(data.data().bytes(), &slot.name, true)?);
             }
         }
         let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
@@ -231,7 +240,7 @@ impl GpuEngine {
     /// # Errors
     /// As [`Plan::layouts`]; [`ErrorKind::Limit`], [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`].
     pub fn run(&self, plan: &Plan, prepared: &GpuPlan, inputs: &Inputs) -> Result<Vec<(String, Tensor)>> {
-        let (dispatches, outputs) = self.dispatches(plan, prepared, inputs, true)?;
+        let Work { dispatches, outputs, held } = self.dispatches(plan, prepared, inputs, true)?;
         let mut groups = prepared.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let args = self.args_of_run(&dispatches, &mut groups)?;
         let binds = self.bind(&dispatches, &args, Some(&mut groups.cache))?;
@@ -250,6 +259,8 @@ impl GpuEngine {
             self.gpu.queue.submit([encoder.finish()]);
             start = end;
         }
+        // Only now may another call take what this one used.
+        drop(held);
         Ok(outputs)
     }
 
@@ -264,7 +275,7 @@ impl GpuEngine {
         inputs: &Inputs,
         encoder: &mut wgpu::CommandEncoder,
     ) -> Result<Vec<(String, Tensor)>> {
-        let (dispatches, outputs) = self.dispatches(plan, prepared, inputs, false)?;
+        let Work { dispatches, outputs, .. } = self.dispatches(plan, prepared, inputs, false)?;
         // The caller submits at a time of his own, so these arguments are shared with no other call.
         let args = self.new_args(&dispatches, true)?;
         let binds = self.bind(&dispatches, &args, None)?;
@@ -378,11 +389,28 @@ impl GpuEngine {
 }
 
 fn pass(encoder: &mut wgpu::CommandEncoder, label: &str, dispatches: &[Dispatch], binds: &[wgpu::BindGroup]) {
-    let mut pass =
-        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
-    for (dispatch, group) in dispatches.iter().zip(binds) {
-        pass.set_pipeline(&dispatch.pipeline.pipeline);
-        pass.set_bind_group(0, group, &[]);
-        pass.dispatch_workgroups(dispatch.grid.0, dispatch.grid.1, 1);
+    let mut start = 0;
+    while start < dispatches.len() {
+        let first = start;
+        copy(encoder, &dispatches[first]);
+        // A pass ends where the next dispatch has tables to gather: what it gathers may just have been computed.
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
+        for (n, (dispatch, group)) in dispatches.iter().zip(binds).enumerate().skip(first) {
+            if n > first && !dispatch.copies.is_empty() {
+                break;
+            }
+            pass.set_pipeline(&dispatch.pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            pass.dispatch_workgroups(dispatch.grid.0, dispatch.grid.1, 1);
+            start = n + 1;
+        }
+    }
+}
+
+/// Gathers the tables of a dispatch.
+pub(super) fn copy(encoder: &mut wgpu::CommandEncoder, dispatch: &Dispatch) {
+    for (buffer, offset, to, at, size) in &dispatch.copies {
+        encoder.copy_buffer_to_buffer(buffer, *offset, to, *at, *size);
     }
 }

@@ -26,9 +26,10 @@ impl GpuEngine {
         if !self.gpu.caps.timestamps {
             return Err(Error::new(ErrorKind::Unsupported, format!("{} has no timestamp queries", self.gpu.info.name)));
         }
-        let (dispatches, _outputs) = self.dispatches(plan, prepared, inputs, true)?;
-        let args = self.new_args(&dispatches, true)?;
-        let binds = self.bind(&dispatches, &args, None)?;
+        let work = self.dispatches(plan, prepared, inputs, true)?;
+        let dispatches = &work.dispatches;
+        let args = self.new_args(dispatches, true)?;
+        let binds = self.bind(dispatches, &args, None)?;
         let device = &self.gpu.device;
         let stages = plan.stages.len() as u32;
         let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -47,6 +48,7 @@ impl GpuEngine {
         for stage in 0..stages {
             let own = |n: &usize| dispatches[*n].stage == stage as usize;
             let list: Vec<usize> = (0..dispatches.len()).filter(own).collect();
+            list.iter().for_each(|&n| super::engine::copy(&mut encoder, &dispatches[n]));
             let writes = wgpu::ComputePassTimestampWrites {
                 query_set: &queries,
                 beginning_of_pass_write_index: Some(2 * stage),

@@ -17,20 +17,23 @@ pub(super) struct Dispatch {
     pub(super) args: Vec<u32>,
     pub(super) grid: (u32, u32),
     pub(super) flops: f64,
+    /// Small tables gathered into one buffer before the dispatch: from, offset, to, offset, bytes.
+    pub(super) copies: Vec<(wgpu::Buffer, u64, wgpu::Buffer, u64, u64)>,
 }
 
-/// Outputs by name, in the order of the plan.
-pub(super) type Named = Vec<(String, Tensor)>;
+/// A call, resolved.
+pub(super) struct Work {
+    pub(super) dispatches: Vec<Dispatch>,
+    /// Outputs by name, in the order of the plan.
+    pub(super) outputs: Vec<(String, Tensor)>,
+    /// Keeps every buffer of the call from being given away before the call is submitted: another thread may take what is free.
+    pub(super) held: Vec<BufferView>,
+}
 
 impl GpuEngine {
-    /// Slots to buffers, stages to dispatches.
-    pub(super) fn dispatches(
-        &self,
-        plan: &Plan,
-        prepared: &GpuPlan,
-        inputs: &Inputs,
-        pooled: bool,
-    ) -> Result<(Vec<Dispatch>, Named)> {
+    /// Slots to buffers, stages to dispatches. Without `pooled` every buffer is new: the caller submits at a time of his own, when a
+    /// pooled one could have been given away.
+    pub(super) fn dispatches(&self, plan: &Plan, prepared: &GpuPlan, inputs: &Inputs, pooled: bool) -> Result<Work> {
         self.gpu.check_lost()?;
         let layouts = plan.layouts(inputs)?;
         let mut views = Vec::with_capacity(plan.slots.len());
@@ -39,7 +42,7 @@ impl GpuEngine {
             let view = match &slot.role {
                 SlotRole::Input => match inputs.get(&slot.name).map(|t| (t, t.storage())) {
                     Some((_, Storage::Device(view))) => view.clone(),
-                    Some((_, Storage::Host(data))) => self.upload_bytes(data.bytes(), &slot.name)?,
+                    Some((_, Storage::Host(data))) => self.upload_bytes(data.bytes(), &slot.name, pooled)?,
                     None => {
                         return Err(Error::new(ErrorKind::MissingInput, format!("{}: `{}`", plan.variant, slot.name)));
                     }
@@ -51,18 +54,7 @@ impl GpuEngine {
                 },
                 SlotRole::Output => {
                     let bytes = (slot.layout.len() * slot.dtype.size()) as u64;
-                    let view = if pooled {
-                        self.pool.take(&self.gpu.queue, bytes, &slot.name)?
-                    } else {
-                        // A pooled buffer could be given away again before the caller submits.
-                        let size = bytes.next_multiple_of(16);
-                        BufferView {
-                            buffer: super::pool::create(&self.gpu.device, size, &slot.name)?,
-                            offset: 0,
-                            size,
-                            _lease: None,
-                        }
-                    };
+                    let view = self.buffer(bytes, &slot.name, pooled)?;
                     let tensor = Tensor {
                         dtype: slot.dtype,
                         layout: slot.layout.clone(),
@@ -74,11 +66,12 @@ impl GpuEngine {
             };
             views.push(view);
         }
-        let mut list = Vec::new();
+        let mut work = Work { dispatches: Vec::new(), outputs, held: Vec::new() };
         for n in 0..plan.stages.len() {
-            self.stage(plan, n, &layouts, &views, &mut list)?;
+            self.stage(plan, n, &layouts, &views, &mut work, pooled)?;
         }
-        Ok((list, outputs))
+        work.held.extend(views);
+        Ok(work)
     }
 
     fn stage(
@@ -87,7 +80,8 @@ impl GpuEngine {
         n: usize,
         layouts: &[Layout],
         views: &[BufferView],
-        list: &mut Vec<Dispatch>,
+        work: &mut Work,
+        pooled: bool,
     ) -> Result<()> {
         let stage = &plan.stages[n];
         let kernel = stage.op.kernel();
@@ -108,8 +102,11 @@ impl GpuEngine {
                 side.push((view.clone(), &mut table.meta, name.clone()));
             }
         }
+        let mut copies = Vec::new();
         if !side.is_empty() {
-            bound.push(("side".to_owned(), self.pack_side(plan, side)?));
+            let (view, total) = self.pack_side(plan, side, &mut copies, pooled)?;
+            bound.push(("side".to_owned(), (view.buffer.clone(), 0, total)));
+            work.held.push(view);
         }
         let mut launch = self.launch(kernel, &io)?;
         allow_aliases(&mut launch.key, &bound, &subject("buffer"))?;
@@ -124,7 +121,12 @@ impl GpuEngine {
             .iter()
             .filter_map(|(name, _)| bound.iter().find(|(b, _)| b == name).map(|(_, bound)| bound.clone()))
             .collect::<Vec<_>>();
-        self.pieces(n, &launch, pipeline, &bound, kernel.flops(&io), &subject("grid"), list)
+        let before = work.dispatches.len();
+        self.pieces(n, &launch, pipeline, &bound, kernel.flops(&io), &subject("grid"), &mut work.dispatches)?;
+        if let Some(dispatch) = work.dispatches.get_mut(before) {
+            dispatch.copies = copies;
+        }
+        Ok(())
     }
 
     /// Cuts a launch so that each piece fits a dispatch and the work bound of a submit.
@@ -160,6 +162,7 @@ impl GpuEngine {
                 args,
                 grid: (x as u32, y as u32),
                 flops: share,
+                copies: Vec::new(),
             });
             first = end;
         }
@@ -191,11 +194,15 @@ impl GpuEngine {
         Ok((view.buffer.clone(), start, bytes))
     }
 
-    /// Copies small tables into one buffer: devices allow few bindings.
-    fn pack_side(&self, plan: &Plan, tables: Vec<(BufferView, &mut Meta, String)>) -> Result<Bound> {
-        let mut encoder =
-            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("side") });
-        let mut copies = Vec::new();
+    /// Gathers small tables in one buffer: devices allow few bindings.
+    fn pack_side(
+        &self,
+        plan: &Plan,
+        tables: Vec<(BufferView, &mut Meta, String)>,
+        copies: &mut Vec<(wgpu::Buffer, u64, wgpu::Buffer, u64, u64)>,
+        pooled: bool,
+    ) -> Result<(BufferView, u64)> {
+        let mut parts = Vec::new();
         let mut total = 0;
         for (view, meta, name) in tables {
             if !view.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
@@ -207,15 +214,13 @@ impl GpuEngine {
             let start = first & !3;
             let end = (view.offset + meta.layout.end() as u64 * size).next_multiple_of(4);
             meta.layout.offset = ((total + first - start) / size) as usize;
-            copies.push((view.buffer, start, total, end - start));
+            parts.push((view.buffer, start, total, end - start));
             total += end - start;
         }
-        let view = self.pool.take(&self.gpu.queue, total, "side")?;
-        for (buffer, from, to, size) in copies {
-            encoder.copy_buffer_to_buffer(&buffer, from, &view.buffer, to, size);
-        }
-        self.gpu.queue.submit([encoder.finish()]);
-        Ok((view.buffer.clone(), 0, total))
+        let side = self.buffer(total, "side", pooled)?;
+        copies
+            .extend(parts.into_iter().map(|(buffer, start, to, size)| (buffer, start, side.buffer.clone(), to, size)));
+        Ok((side, total))
     }
 }
 

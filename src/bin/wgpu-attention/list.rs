@@ -37,8 +37,8 @@ fn dtype(input: &InputSpec) -> String {
     if input.half { format!("{}|F16", input.dtype.name()) } else { input.dtype.name().to_owned() }
 }
 
-/// The tiers that kernels of the variant are written for: those launched for a small problem on devices of every tier. T0 runs
-/// everywhere.
+/// The tiers that kernels of the variant are written for: those launched for a small problem on devices of every tier.
+/// T0 runs everywhere.
 fn tiers(entry: &Entry) -> Vec<&'static str> {
     let mut found = vec![Tier::T0.name()];
     for caps in devices() {

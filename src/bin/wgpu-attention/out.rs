@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Writes a line. Once the reader is gone nothing is written any more, but the command goes on: its exit status still counts.
+/// Writes a line. Once the reader is gone nothing more is written, but the command goes on: its exit status still counts.
 pub fn line(text: impl AsRef<str>) {
     if closed() {
         return;

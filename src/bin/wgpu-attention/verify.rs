@@ -16,7 +16,7 @@ pub struct Args {
     /// Case files, or folders of them.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// `all` (the CPU and every adapter, software ones too), `cpu`, `gpu` (the best real GPU) or part of an adapter's name.
+    /// `all` (the CPU and every adapter, software ones too), `cpu`, `gpu` (the best real one) or part of an adapter's name.
     #[arg(long, default_value = "all")]
     engine: String,
     /// Part of the name or driver of the one adapter to use.

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn exp_is_close_everywhere() {
-        let x: Vec<f32> = (-870..887).flat_map(|n| [n as f32 * 0.1, n as f32 * 0.1 + 0.0314, n as f32 * 1e-4]).collect();
+        let x: Vec<f32> =
+            (-870..887).flat_map(|n| [n as f32 * 0.1, n as f32 * 0.1 + 0.0314, n as f32 * 1e-4]).collect();
         let mut y = x.clone();
         exp_all(&mut y);
         for (x, y) in x.iter().zip(y) {

@@ -1,9 +1,12 @@
 //! `transform`: row-wise maps.
 
+mod exp;
 mod launch;
 #[cfg(test)]
 mod tests;
 mod twin;
+
+pub(super) use exp::exp_all;
 
 use super::key::Launch;
 use super::{Io, Kernel, Role, TwinIo};

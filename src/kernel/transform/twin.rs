@@ -1,5 +1,6 @@
 //! The twins of `transform/*`.
 
+use super::exp_all;
 use super::launch::{gate_heads, rows};
 use super::{Feature, Gate, Map, Norm, Rotary};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,8 +22,11 @@ fn each_row(
     for_each_row(out, width, |r, row| body([r / (heads * length), r / length % heads, r % length], row));
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+/// 1 / (1 + e^-x) of every element.
+fn sigmoids(x: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(x).for_each(|(to, x)| *to = -x);
+    exp_all(to);
+    to.iter_mut().for_each(|to| *to = 1.0 / (1.0 + *to));
 }
 
 pub(super) fn map(op: &Map, io: &mut TwinIo) -> Result<()> {
@@ -54,12 +58,23 @@ fn features(feature: Feature, x: &[f32], to: &mut [f32]) {
     let d = x.len();
     match feature {
         Feature::Identity => to.copy_from_slice(x),
-        Feature::Elu1 => each(to, |x| if x > 0.0 { x + 1.0 } else { x.exp() }),
+        Feature::Elu1 => {
+            each(to, |x| if x > 0.0 { 0.0 } else { x });
+            exp_all(to);
+            // e^0 where x > 0.
+            to.iter_mut().zip(x).for_each(|(to, x)| *to += if *x > 0.0 { *x } else { 0.0 });
+        }
         Feature::Relu => each(to, |x| x.max(0.0)),
         Feature::Relu2 => each(to, |x| x.max(0.0) * x.max(0.0)),
-        Feature::Silu => each(to, |x| x * sigmoid(x)),
-        Feature::Sigmoid => each(to, sigmoid),
-        Feature::Exp => each(to, f32::exp),
+        Feature::Silu => {
+            sigmoids(x, to);
+            to.iter_mut().zip(x).for_each(|(to, x)| *to *= x);
+        }
+        Feature::Sigmoid => sigmoids(x, to),
+        Feature::Exp => {
+            to.copy_from_slice(x);
+            exp_all(to);
+        }
         Feature::Softmax => {
             to.copy_from_slice(x);
             softmax(to);
@@ -99,7 +114,8 @@ fn features(feature: Feature, x: &[f32], to: &mut [f32]) {
 
 fn softmax(x: &mut [f32]) {
     let high = x.iter().fold(f32::MIN, |high, &x| high.max(x));
-    x.iter_mut().for_each(|x| *x = (*x - high).exp());
+    x.iter_mut().for_each(|x| *x -= high);
+    exp_all(x);
     let sum: f32 = x.iter().sum();
     x.iter_mut().for_each(|x| *x /= sum);
 }
@@ -144,9 +160,11 @@ pub(super) fn norm(op: &Norm, io: &mut TwinIo) -> Result<()> {
         row.iter_mut().zip(x).for_each(|(y, x)| *y = x * factor);
         if let Some(gates) = &gates {
             let gate = gates.row(&[at[0], at[1] / share, at[2]]);
-            match op.gate {
-                Gate::Silu => row.iter_mut().zip(gate).for_each(|(y, g)| *y *= g * sigmoid(*g)),
-                Gate::Sigmoid => row.iter_mut().zip(gate).for_each(|(y, g)| *y *= sigmoid(*g)),
+            let mut open = vec![0.0; gate.len()];
+            sigmoids(gate, &mut open);
+            row.iter_mut().zip(&open).for_each(|(y, s)| *y *= s);
+            if op.gate == Gate::Silu {
+                row.iter_mut().zip(gate).for_each(|(y, g)| *y *= g);
             }
         }
     });

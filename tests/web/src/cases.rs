@@ -123,7 +123,8 @@ async fn compile(device: &wgpu::Device, runtime: &Runtime, case: &Case) -> Resul
         }
     }
     if complaints.is_empty() {
-        Ok(if fresh.is_empty() { String::new() } else { format!("compiled {} shaders", fresh.len()) })
+        let tier = runtime.caps().tier.name();
+        Ok(if fresh.is_empty() { String::new() } else { format!("compiled {} shaders, tier {tier}", fresh.len()) })
     } else {
         Err(complaints.join("\n"))
     }

@@ -321,8 +321,8 @@ fn small(list: &mut List) -> Result<()> {
     Ok(())
 }
 
-/// The workloads that a name means: one of that very id, else all of its group (`S1` is S1@0.05 and so on), or, with a trailing
-/// `*`, all that begin so.
+/// The workloads that a name means: one of that very id, else all of its group (`S1` is S1@0.05 and so on), or, with a
+/// trailing `*`, all that begin so.
 pub fn named<'a>(all: &'a [Workload], name: &str) -> Vec<&'a Workload> {
     let wanted = name.to_lowercase();
     let is = |w: &&Workload, test: &dyn Fn(&str) -> bool| test(&w.id.to_lowercase());

@@ -32,7 +32,7 @@ use workload::{Group, Workload};
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Workloads (`P1`), groups of them (`S1` is S1@0.05, S1@0.1, ...) or beginnings (`P*`); without any, those meant for the engine.
+    /// Workloads (`P1`), groups (`S1` is S1@0.05, S1@0.1, ...) or beginnings (`P*`); without any, those meant for the engine.
     #[arg(value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// What is measured.
@@ -41,7 +41,7 @@ pub struct Args {
     /// Part of the name or driver of the adapter to measure; implies `--engine gpu`.
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
-    /// Seconds that the timing of one workload may take (one sample is always taken). [default: 5, on a software adapter 10]
+    /// Seconds that the timing of one workload may take; one sample is always taken. [default: 5, on a software adapter 10]
     #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Option<f64>,
     /// Writes one JSON line for each workload to a file.
@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
     } else if chosen.is_empty() {
         chosen = all.iter().filter(|w| w.group == target.kind.group()).collect();
     }
-    let (rows, outcome) = session(&target, &chosen, json)?;
+    let (rows, outcome) = measure_all(&target, &chosen, json)?;
     if let Some(request) = &plot {
         request.draw(&rows, &target.name)?;
         out::line(format!("drawn: {}", request.file.display()));
@@ -165,7 +165,11 @@ fn was_quiet(target: &Target, before: &Ceilings) -> Result<(), Failure> {
 }
 
 /// Measures workloads one after the other; rows are printed as they come.
-fn session(target: &Target, workloads: &[&Workload], mut json: Option<Log>) -> Result<(Vec<Row>, Outcome), Failure> {
+fn measure_all(
+    target: &Target,
+    workloads: &[&Workload],
+    mut json: Option<Log>,
+) -> Result<(Vec<Row>, Outcome), Failure> {
     let ceilings = ceilings(target)?;
     head(target, &ceilings);
     let layout = report::Layout::new(workloads, &ceilings);

@@ -56,8 +56,7 @@ impl Request {
 
     /// Draws what was measured, both axes logarithmic.
     pub fn draw(&self, rows: &[Row], device: &str) -> Result<(), Failure> {
-        let curves: [(&str, RGBColor, Vec<(f64, f64)>); 3] =
-            CURVES.map(|(name, colour)| (name, colour, points(rows, name)));
+        let curves = CURVES.map(|(name, colour)| (name, colour, points(rows, name)));
         let all = || curves.iter().flat_map(|(.., points)| points).copied();
         if all().count() == 0 {
             return Err(Failure::input(format!(
@@ -68,6 +67,7 @@ impl Request {
         let range =
             |of: fn((f64, f64)) -> f64| all().map(of).fold((f64::MAX, 0.0_f64), |(lo, hi), x| (lo.min(x), hi.max(x)));
         let ((x0, x1), (y0, y1)) = (range(|p| p.0), range(|p| p.1));
+        let lengths: Vec<f64> = self.lengths.iter().map(|&l| l as f64).collect();
         let failed = |e: &dyn std::fmt::Display| Failure::input(format!("{}: {e}", self.file.display()));
         let root = SVGBackend::new(&self.file, (860, 520)).into_drawing_area();
         root.fill(&WHITE).map_err(|e| failed(&e))?;
@@ -76,14 +76,22 @@ impl Request {
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(76)
-            .build_cartesian_2d((x0 * 0.9..x1 * 1.1).log_scale(), (y0 * 0.7..y1 * 1.4).log_scale())
+            .build_cartesian_2d(
+                (x0 * 0.9..x1 * 1.1).log_scale().with_key_points(lengths),
+                (y0 * 0.7..y1 * 1.4).log_scale().with_key_points(steps(y0, y1)),
+            )
             .map_err(|e| failed(&e))?;
         chart
             .configure_mesh()
+            .x_labels(self.lengths.len())
+            .y_labels(16)
+            .max_light_lines(1)
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(BLACK.mix(0.12))
             .x_desc("length (tokens)")
             .y_desc("throughput (million tokens a second)")
             .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| crate::table::short(*y))
+            .y_label_formatter(&|y| ((y * 1e9).round() / 1e9).to_string())
             .draw()
             .map_err(|e| failed(&e))?;
         for (name, colour, points) in curves.iter().filter(|(.., points)| !points.is_empty()) {
@@ -97,12 +105,23 @@ impl Request {
         }
         chart
             .configure_series_labels()
+            // The corner that curves leave: throughput falls with the length if it changes much.
+            .position(SeriesLabelPosition::LowerLeft)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.4))
             .draw()
             .map_err(|e| failed(&e))?;
         root.present().map_err(|e| failed(&e))
     }
+}
+
+/// 1, 2 and 5 of every decade that the curves touch.
+fn steps(least: f64, most: f64) -> Vec<f64> {
+    let decades = least.log10().floor() as i32..=most.log10().ceil() as i32;
+    decades
+        .flat_map(|n| [1.0, 2.0, 5.0].map(|x| x * 10_f64.powi(n)))
+        .filter(|y| (least * 0.7..most * 1.4).contains(y))
+        .collect()
 }
 
 /// Length and million tokens a second.

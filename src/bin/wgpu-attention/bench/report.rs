@@ -142,7 +142,13 @@ pub fn json(row: &Row, device: &str, ceilings: &Ceilings) -> Value {
     line.insert("gflop".into(), json!(round(job.flops / 1e9)));
     line.insert("mb".into(), json!(round(row.bytes / 1e6)));
     line.insert("touched_over_allowed".into(), json!(job.touched.map(round)));
-    let checked = json!({ "by": row.checked.by, "error": round(row.checked.error), "allowed": row.checked.allowed, "passed": row.checked.passed() });
+    let checked = &row.checked;
+    let checked = json!({
+        "by": checked.by,
+        "error": round(checked.error),
+        "allowed": checked.allowed,
+        "passed": checked.passed(),
+    });
     line.insert("checked".into(), checked);
     line.insert("ceilings".into(), ceilings.json());
     if let Some(timed) = &row.timed {

@@ -16,7 +16,10 @@ const MASKED: f32 = -1e30;
 const SEEN: f32 = -5e29;
 /// Up to so many rows K and V are not packed.
 pub(super) const FEW: usize = 8;
-const AHEAD: usize = 4;
+/// Rows asked for ahead at a time, and the most bytes of them: more than the machine tracks at once only hold up other reads.
+const AHEAD: usize = 3;
+const AHEAD_BYTES: usize = 1536;
+/// Rows of V between two requests for keys.
 const GATHERED: usize = 16;
 
 /// What became of a row: `top`, the sum of its weights, and beside them its values in `Worker::out`.
@@ -229,6 +232,7 @@ impl<'a, 's> Worker<'a, 's> {
         let source = if which == 0 { &self.setup.k } else { &self.setup.v };
         let rows = &mut self.next[which];
         let bytes = addresses(source, block.batch, self.setup.kv_head(block.head), keys, rows);
+        let each = each.min(AHEAD_BYTES / bytes.max(1)).max(1);
         Ahead { rows: rows.as_ptr(), count: rows.len(), bytes, each }
     }
 
@@ -261,7 +265,7 @@ impl<'a, 's> Worker<'a, 's> {
             self.weigh(block, tile, r, slots, r * stride);
         }
         self.pointers.take(kernels, &setup.v, block.batch, head, keys);
-        let mut ahead = self.ahead(0, block, &next.keys, AHEAD);
+        let mut ahead = self.ahead(0, block, &next.keys, 1);
         for some in (0..keys.len()).step_by(GATHERED) {
             let product = Gathered {
                 // SAFETY: as for `dots`, and `some` is below the number of pointers.

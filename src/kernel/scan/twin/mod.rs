@@ -1,12 +1,13 @@
 //! The twin of `scan/*`: chunks of small matrix products, or token by token with erase.
 
 mod chunk;
+mod product;
 mod step;
 
 use super::launch::{Sizes, has_z};
 use super::{Decay, Divide, Scan};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::reals::{Reals, dot};
+use crate::kernel::reals::Reals;
 use crate::kernel::{TwinIo, for_each_row};
 use std::ops::Range;
 
@@ -118,26 +119,33 @@ impl<'s> Source<'s> {
         Part { head, columns, out, state, z }
     }
 
+    /// Runs a part with the widest vectors of this machine.
     fn run(&self, part: &mut Part) {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            // SAFETY: the instruction sets are there.
+            return unsafe { self.run_avx2(part) };
+        }
+        // A fused multiply-add is a library call where the target has none.
+        self.run_as::<{ cfg!(any(target_feature = "fma", target_arch = "aarch64")) }>(part);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn run_avx2(&self, part: &mut Part) {
+        self.run_as::<true>(part);
+    }
+
+    #[inline(always)]
+    fn run_as<const FUSED: bool>(&self, part: &mut Part) {
         // A divisor counts the token itself, which a read before the write does not.
         let apart = self.op.read_before && self.op.divide != Divide::None;
-        if self.a.is_some() || apart { self.steps(part) } else { self.chunks(part) }
+        if self.a.is_some() || apart { self.steps::<FUSED>(part) } else { self.chunks::<FUSED>(part) }
     }
 
     /// Batch and head of a part.
     fn at(&self, part: &Part) -> [usize; 2] {
         [part.head / self.sizes.heads, part.head % self.sizes.heads]
-    }
-
-    /// Every query's read of the last state.
-    fn read_all(&self, part: &mut Part) {
-        let mut query = vec![0.0; self.sizes.depth];
-        for (i, out) in part.out.chunks_exact_mut(part.columns.len()).enumerate() {
-            self.query([part.head / self.sizes.heads, part.head % self.sizes.heads], i, &mut query);
-            out.fill(0.0);
-            add_rows(out, &query, part.state);
-            self.divide(out, dot(&query, &part.z));
-        }
     }
 
     /// The head of a role that a head of the state reads.
@@ -207,22 +215,4 @@ impl<'s> Source<'s> {
 /// e^g − 1. S + (e^g − 1) S keeps a slow decay that e^g rounds: the same factor every step, its error would add up.
 fn less_one(g: f64) -> f32 {
     g.exp_m1() as f32
-}
-
-/// to += Σ_n factors[n] · row n of `rows`.
-fn add_rows(to: &mut [f32], factors: &[f32], rows: &[f32]) {
-    let width = to.len();
-    let (fours, rest) = factors.as_chunks::<4>();
-    let (in_fours, in_rest) = rows.split_at(fours.len() * 4 * width);
-    for (f, four) in fours.iter().zip(in_fours.chunks_exact(4 * width)) {
-        let (r0, r) = four.split_at(width);
-        let (r1, r) = r.split_at(width);
-        let (r2, r3) = r.split_at(width);
-        for n in 0..width {
-            to[n] += (f[0] * r0[n] + f[1] * r1[n]) + (f[2] * r2[n] + f[3] * r3[n]);
-        }
-    }
-    for (f, row) in rest.iter().zip(in_rest.chunks_exact(width)) {
-        to.iter_mut().zip(row).for_each(|(to, x)| *to += f * x);
-    }
 }

@@ -8,7 +8,14 @@ fn add<const FUSED: bool>(x: f32, y: f32, z: f32) -> f32 {
 
 /// c += a b: c is (rows, width), a (rows, depth) with its rows `stride` apart, b (depth, width).
 #[inline(always)]
-pub(super) fn multiply<const FUSED: bool>(c: &mut [f32], a: &[f32], stride: usize, depth: usize, b: &[f32], width: usize) {
+pub(super) fn multiply<const FUSED: bool>(
+    c: &mut [f32],
+    a: &[f32],
+    stride: usize,
+    depth: usize,
+    b: &[f32],
+    width: usize,
+) {
     if depth == 0 {
         return;
     }
@@ -27,7 +34,14 @@ pub(super) fn multiply<const FUSED: bool>(c: &mut [f32], a: &[f32], stride: usiz
 
 /// M rows of c.
 #[inline(always)]
-fn strip<const M: usize, const FUSED: bool>(c: &mut [f32], a: &[f32], stride: usize, depth: usize, b: &[f32], width: usize) {
+fn strip<const M: usize, const FUSED: bool>(
+    c: &mut [f32],
+    a: &[f32],
+    stride: usize,
+    depth: usize,
+    b: &[f32],
+    width: usize,
+) {
     let mut column = 0;
     while column + 16 <= width {
         tile::<M, 16, FUSED>(c, a, stride, depth, b, width, column);

@@ -1,10 +1,11 @@
 //! The recurrent form, with everything.
 
-use super::{Part, Source, add_rows, less_one};
-use crate::kernel::reals::dot;
+use super::product::{dot, multiply};
+use super::{Part, Source, less_one};
 
 impl Source<'_> {
-    pub(super) fn steps(&self, part: &mut Part) {
+    #[inline(always)]
+    pub(super) fn steps<const FUSED: bool>(&self, part: &mut Part) {
         let (at, depth, width) = (self.at(part), self.sizes.depth, part.columns.len());
         let (mut query, mut key) = (vec![0.0; depth], vec![0.0; depth]);
         let (mut value, mut erased) = (vec![0.0; width], vec![0.0; width]);
@@ -20,15 +21,17 @@ impl Source<'_> {
                 .map(|(role, x)| x.as_ref().filter(|_| kept).map(|x| x.row(&[at[0], self.head_of(role, at[1]), t])));
             if let [Some(a), _] = erase {
                 erased.fill(0.0);
-                add_rows(&mut erased, a, part.state);
+                multiply::<FUSED>(&mut erased, a, depth, depth, part.state, width);
             }
-            let out = (!self.op.bidirectional).then_some(t * width..(t + 1) * width);
-            if let Some(row) = &out {
+            let reads = !self.op.bidirectional;
+            let row = t * width..(t + 1) * width;
+            if reads {
                 self.query(at, t, &mut query);
                 part.out[row.clone()].fill(0.0);
                 if self.op.read_before {
-                    add_rows(&mut part.out[row.clone()], &query, part.state);
-                    add_rows(&mut part.out[row.clone()], &[self.bonus(at, &query, &key)], &value);
+                    let out = &mut part.out[row.clone()];
+                    multiply::<FUSED>(out, &query, depth, depth, part.state, width);
+                    multiply::<FUSED>(out, &[self.bonus(at, &query, &key)], 1, 1, &value, width);
                 }
             }
             for (d, state) in part.state.chunks_exact_mut(width).enumerate() {
@@ -41,15 +44,21 @@ impl Source<'_> {
                 }
                 part.z[d] += less[d] * part.z[d] + key[d];
             }
-            if let Some(row) = out {
+            if reads {
+                let out = &mut part.out[row];
                 if !self.op.read_before {
-                    add_rows(&mut part.out[row.clone()], &query, part.state);
+                    multiply::<FUSED>(out, &query, depth, depth, part.state, width);
                 }
-                self.divide(&mut part.out[row], dot(&query, &part.z));
+                self.divide(out, dot::<FUSED>(&query, &part.z));
             }
         }
         if self.op.bidirectional {
-            self.read_all(part);
+            for (i, out) in part.out.chunks_exact_mut(width).enumerate() {
+                self.query(at, i, &mut query);
+                out.fill(0.0);
+                multiply::<FUSED>(out, &query, depth, depth, part.state, width);
+                self.divide(out, dot::<FUSED>(&query, &part.z));
+            }
         }
     }
 }

@@ -69,7 +69,7 @@ struct Args {{ turns: u32 }}
     )
 }
 
-/// A loop of `turns` over the body on each vector. `x` and `y` come from memory, so that nothing is known when it is compiled.
+/// A loop of `turns` over the body on each vector. `x` and `y` come from memory, so that the compiler knows neither.
 fn arithmetic(body: &dyn Fn(usize) -> String) -> String {
     let each = |text: &dyn Fn(usize) -> String| (0..VECTORS).map(text).collect::<Vec<_>>().join(" ");
     let begin = each(&|n| format!("var a{n} = vec4<f32>(f32(id.x % 7u) + {n}.0) * y;"));
@@ -96,7 +96,8 @@ const COPY: &str = "@group(0) @binding(0) var<storage, read> given: array<vec4<f
 @group(0) @binding(1) var<storage, read_write> kept: array<vec4<f32>>;
 struct Args { turns: u32 }
 @group(0) @binding(2) var<uniform> args: Args;
-@compute @workgroup_size(256) fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) n: u32) {
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) n: u32) {
     let at = group.x * 1024u + n;
     for (var i = 0u; i < 4u; i++) { kept[at + i * 256u] = given[at + i * 256u]; }
 }";

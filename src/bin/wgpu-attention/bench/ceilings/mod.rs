@@ -26,7 +26,12 @@ pub struct Ceilings {
 impl Ceilings {
     /// As a part of a JSON line.
     pub fn json(&self) -> Value {
-        json!({ "copy_gbs": round(self.copy), "f32_fma_gflops": round(self.fma), "matrix_gflops": self.matrix.map(round), "exp2_gops": self.exp.map(round) })
+        json!({
+            "copy_gbs": round(self.copy),
+            "f32_fma_gflops": round(self.fma),
+            "matrix_gflops": self.matrix.map(round),
+            "exp2_gops": self.exp.map(round),
+        })
     }
 }
 

@@ -190,7 +190,8 @@ const DECAYS: [Decay; 3] = [Decay::None, Decay::Scalar, Decay::Channel];
 #[test]
 fn decays_agree_in_both_forms() {
     let mut checks = Checks::new();
-    let gates: [(&str, fn(f32) -> f32); 3] = [
+    type Gate = (&'static str, fn(f32) -> f32);
+    let gates: [Gate; 3] = [
         ("gates", |x| -0.3 * (x + 1.0)),
         ("all", |_| -200.0),
         ("some", |x| if x > 0.7 { -200.0 } else { -0.1 * (x + 1.0) }),

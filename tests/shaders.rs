@@ -179,6 +179,25 @@ fn matrix_keys_validate_and_translate() {
 }
 
 #[test]
+fn variables_inside_blocks_have_initializers() {
+    // WGSL zeroes a variable each time its declaration is reached; Chromium 156 on SwiftShader and older naga do so only once, so that a
+    // sum declared in a loop keeps the last iteration's value.
+    let mut wrong = Vec::new();
+    for (file, text) in shader::FILES {
+        let mut depth = 0;
+        for (n, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if depth > 1 && code.trim_start().starts_with("var ") && !code.contains('=') {
+                wrong.push(format!("{file}.wgsl:{}: {}", n + 1, code.trim()));
+            }
+            depth += code.matches('{').count();
+            depth -= code.matches('}').count();
+        }
+    }
+    assert!(wrong.is_empty(), "no initializer:\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn values_do_not_enter_the_key() {
     use wgpu_attention::variants::dense::DenseAttention;
     let key = |batch: usize, heads: usize, length: usize, window: usize| {

@@ -101,8 +101,8 @@ fn kernel(group: u32, lane: u32) {
     while (first < slots) {
         let next_first = advance(t, bounds, first + TILE_K, slots);
         // Loads are issued before the softmax, which hides them, and stored after it.
-        var ks: array<vec4<f16>, K_EACH>;
-        var vs: array<vec4<f16>, V_EACH>;
+        var ks = array<vec4<f16>, K_EACH>();
+        var vs = array<vec4<f16>, V_EACH>();
         for (var n = 0u; n < K_EACH; n++) { // unroll
             ks[n] = k_part(t, bounds, next_first, lane + n * WORKGROUP);
         }
@@ -110,7 +110,7 @@ fn kernel(group: u32, lane: u32) {
             vs[n] = v_part(t, bounds, first, lane + n * WORKGROUP);
         }
 
-        var x: array<f32, TILE_K>;
+        var x = array<f32, TILE_K>();
         let j0 = keys_at(t, bounds, first);
         let j1 = keys_at(t, bounds, first + TILE_K - 1u);
         let full = !HAS_MASK && j0 >= bounds.z && j1 < bounds.w && j1 - j0 == i32(TILE_K) - 1;
@@ -195,7 +195,7 @@ fn kernel(group: u32, lane: u32) {
         // O += P V of this step, then S of the next.
         let v_base = (step & 1u) * TILE_K * V_STRIDE;
         for (var j = 0u; j < KEY_TILES; j++) { // unroll
-            var p: array<MatA, ROW_TILES>;
+            var p = array<MatA, ROW_TILES>();
             for (var m = 0u; m < ROW_TILES; m++) { // unroll
                 p[m] = coopLoadT<MatA>(&p_tile[(first_row + m * N) * P_STRIDE + j * N4], P_STRIDE);
             }
@@ -208,7 +208,7 @@ fn kernel(group: u32, lane: u32) {
         }
         let k_base = ((step + 1u) & 1u) * TILE_K * K_STRIDE;
         for (var j = 0u; j < KEY_TILES; j++) { // unroll
-            var s: array<MatC, ROW_TILES>;
+            var s = array<MatC, ROW_TILES>();
             for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
                 let k = coopLoad<MatB>(&k_tile[k_base + j * N * K_STRIDE + c * N4], K_STRIDE);
                 for (var m = 0u; m < ROW_TILES; m++) { // unroll

@@ -22,20 +22,21 @@ fn first_of(n: u32) -> u32 {
     return (n - select(args.key_chunks, 0u, writes_at(n))) * CHUNK;
 }
 
-// What a thread stages of a chunk: a value and a decay.
+// What a thread stages of a chunk: a vec4 of a value, and the decay of four tokens.
 struct Token {
     value: vec4<f32>,
-    gate: f32,
+    gate: vec4<f32>,
 }
 
 fn load_token(t: Tile, lane: u32, n: u32) -> Token {
-    var x = Token(vec4<f32>(), 0.0);
+    var x = Token(vec4<f32>(), vec4<f32>());
     let token = first_of(n) + lane / COLUMNS;
     if (writes_at(n) && lane < CHUNK * COLUMNS && kept(t, token)) {
         x.value = v_load4(v_row(t, token), t.column + (lane % COLUMNS) * 4u, args.width);
     }
-    if (writes_at(n) && lane < CHUNK) {
-        x.gate = token_decay(t, first_of(n) + lane);
+    if (SCALAR && writes_at(n) && lane < 4u) {
+        let first = first_of(n) + lane * 4u;
+        x.gate = vec4<f32>(token_decay(t, first), token_decay(t, first + 1u), token_decay(t, first + 2u), token_decay(t, first + 3u));
     }
     return x;
 }
@@ -67,8 +68,8 @@ fn load_slab(t: Tile, lane: u32, n: u32, depth: u32) -> Slab {
     return x;
 }
 
-fn stage_decay(lane: u32, g: f32) {
-    if (lane < CHUNK) {
+fn stage_decay(lane: u32, g: vec4<f32>) {
+    if (lane < 4u) {
         gate[lane] = g;
     }
     workgroupBarrier();
@@ -81,6 +82,39 @@ fn stage_decay(lane: u32, g: f32) {
     }
 }
 
+// The output of rows i = 0 .. 8 or 8 .. 16 of the chunk, from each thread's share of the reads.
+fn finish(t: Tile, lane: u32, first: u32, i: u32, share: u32, column: u32, read: vec4<f32>) {
+    var sum = read;
+    if (SCALAR) {
+        sum *= enter[i];
+    }
+    if (!BIDIRECTIONAL && share < PARTS) {
+        sum += read_pairs(i, share, column);
+    }
+    queries[lane] = sum;
+    workgroupBarrier();
+    if (lane < 8u * COLUMNS && first + i < args.queries) {
+        var x = vec4<f32>();
+        for (var s = 0u; s < PARTS; s++) {
+            x += queries[lane + s * 8u * COLUMNS];
+        }
+        let by = (divisors[i * 4u] + divisors[i * 4u + 1u]) + (divisors[i * 4u + 2u] + divisors[i * 4u + 3u]);
+        out_store4(out_row(t, first + i), t.column + column * 4u, args.width, divided(x, by));
+    }
+    workgroupBarrier();
+}
+
+// Part of the product of row i's query with key j as row i sees it.
+fn pair(t: Tile, i: u32, j: u32, part: u32, depth: u32, x0: vec4<f32>, x1: vec4<f32>, slab: Slab) -> f32 {
+    var y0 = x0;
+    var y1 = x1;
+    if (READ_BEFORE && i == j) {
+        y0 = slab.key0 * bonus4(t, depth + part * 4u);
+        y1 = slab.key1 * bonus4(t, depth + part * 4u + 16u);
+    }
+    return dot(queries[i * STRIDE + part], y0) + dot(queries[i * STRIDE + part + 4u], y1);
+}
+
 fn kernel(group: u32, lane: u32) {
     let t = tile_of(group);
     load_state(t, lane);
@@ -91,9 +125,10 @@ fn kernel(group: u32, lane: u32) {
     let column = lane % COLUMNS;
     let row = (lane / COLUMNS) % 8u;
     let share = lane / (COLUMNS * 8u);
+    let one = vec4<f32>(1.0);
 
     var token = load_token(t, lane, 0u);
-    var slab = load_slab(t, lane, 0u, 0u);
+    var next = load_slab(t, lane, 0u, 0u);
     for (var n = 0u; n < args.chunks; n++) {
         let writes = writes_at(n);
         let reads = reads_at(n);
@@ -107,48 +142,55 @@ fn kernel(group: u32, lane: u32) {
         }
         token = load_token(t, lane, n + 1u);
 
-        var p: array<f32, 8>;               // part of the pairs (8 block + r, j)
+        var p0 = vec4<f32>();               // part of the pairs (8 block + e, j)
+        var p1 = vec4<f32>();               // and (8 block + 4 + e, j)
         var z_read = 0.0;                   // part of q·z of row j
-        var acc: array<vec4<f32>, 2>;       // part of the reads of rows row and row + 8
+        var acc = Reads(vec4<f32>(), vec4<f32>());
         for (var depth = 0u; depth < DEPTH; depth += SLAB * 4u) {
+            let slab = next;
             if (CHANNEL) {
                 workgroupBarrier();
                 factors[lane] = slab.factor;
             }
             queries[(lane / SLAB) * STRIDE + lane % SLAB] = slab.query;
-            var k0 = slab.key0;
-            var k1 = slab.key1;
             workgroupBarrier();
             let last = depth + SLAB * 4u >= DEPTH;
-            slab = load_slab(t, lane, n + select(0u, 1u, last), select(depth + SLAB * 4u, 0u, last));
+            next = load_slab(t, lane, n + select(0u, 1u, last), select(depth + SLAB * 4u, 0u, last));
 
-            let d0 = depth + part * 4u;
-            let d1 = d0 + 16u;
-            let one = vec4<f32>(1.0);
+            let i = block * 8u;
+            var k0 = slab.key0;
+            var k1 = slab.key1;
             var way = Way(vec4<f32>(), vec4<f32>(), one, one, one, one);
             if (CHANNEL) {
-                for (var i = 0u; i < block * 8u; i++) {
-                    advance(&way, i, j, part, k0, k1);
+                for (var r = 0u; r < i; r++) {
+                    way = advance(way, r, j, part, k0, k1);
                 }
-            }
-            for (var r = 0u; r < 8u; r++) {
-                let i = block * 8u + r;
-                var x0 = k0;
-                var x1 = k1;
-                if (CHANNEL) {
-                    x0 = way.key0;
-                    x1 = way.key1;
-                    advance(&way, i, j, part, k0, k1);
-                    if (!READ_BEFORE) {
-                        x0 = way.key0;
-                        x1 = way.key1;
+                for (var r = 0u; r < 8u; r++) {
+                    let before = way;
+                    way = advance(way, i + r, j, part, k0, k1);
+                    var x = 0.0;
+                    if (READ_BEFORE) {
+                        x = pair(t, i + r, j, part, depth, before.key0, before.key1, slab);
+                    } else {
+                        x = pair(t, i + r, j, part, depth, way.key0, way.key1, slab);
                     }
+                    let here = vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(r % 4u);
+                    p0 += select(vec4<f32>(), vec4<f32>(x), here & vec4<bool>(r < 4u));
+                    p1 += select(vec4<f32>(), vec4<f32>(x), here & vec4<bool>(r >= 4u));
                 }
-                if (READ_BEFORE && i == j) {
-                    x0 = k0 * bonus4(t, d0);
-                    x1 = k1 * bonus4(t, d1);
-                }
-                p[r] += dot(queries[i * STRIDE + part], x0) + dot(queries[i * STRIDE + part + 4u], x1);
+            } else {
+                p0 += vec4<f32>(
+                    pair(t, i, j, part, depth, k0, k1, slab),
+                    pair(t, i + 1u, j, part, depth, k0, k1, slab),
+                    pair(t, i + 2u, j, part, depth, k0, k1, slab),
+                    pair(t, i + 3u, j, part, depth, k0, k1, slab),
+                );
+                p1 += vec4<f32>(
+                    pair(t, i + 4u, j, part, depth, k0, k1, slab),
+                    pair(t, i + 5u, j, part, depth, k0, k1, slab),
+                    pair(t, i + 6u, j, part, depth, k0, k1, slab),
+                    pair(t, i + 7u, j, part, depth, k0, k1, slab),
+                );
             }
 
             var q0 = queries[j * STRIDE + part];
@@ -168,10 +210,10 @@ fn kernel(group: u32, lane: u32) {
             }
             // The upper rows' threads, whose keys have been through all rows.
             if (block == 1u) {
-                keep_key(j, part * 4u, k0);
-                keep_key(j, part * 4u + 16u, k1);
+                keep_key(j * KEY_STRIDE + part * 4u, k0);
+                keep_key(j * KEY_STRIDE + part * 4u + 16u, k1);
                 if (HAS_Z) {
-                    z_read += dot(q0, norm4(d0)) + dot(q1, norm4(d1));
+                    z_read += dot(q0, norm4(depth + part * 4u)) + dot(q1, norm4(depth + part * 4u + 16u));
                 }
                 if (CHANNEL) {
                     queries[j * STRIDE + part] = q0;
@@ -186,9 +228,7 @@ fn kernel(group: u32, lane: u32) {
                 workgroupBarrier();
             }
             if (reads && share < PARTS) {
-                let sums = read_state(row, share, column, depth);
-                acc[0] += sums[0];
-                acc[1] += sums[1];
+                acc = read_state(acc, row, share, column, depth);
             }
             workgroupBarrier();
             if (writes) {
@@ -197,35 +237,19 @@ fn kernel(group: u32, lane: u32) {
         }
 
         if (reads) {
+            if (!BIDIRECTIONAL) {
+                gather_pairs(lane, 0u, p0);
+                gather_pairs(lane, 4u, p1);
+            }
             if (block == 1u) {
-                norm_part[lane - 64u] = z_read;
-            }
-            if (BIDIRECTIONAL) {
-                workgroupBarrier();
-            } else {
-                gather_pairs(lane, &p);
-            }
-            sum_divisors(lane);
-            for (var r = 0u; r < 2u; r++) {
-                let i = row + r * 8u;
-                var sum = acc[r];
-                if (SCALAR) {
-                    sum *= enter[i];
+                if (!BIDIRECTIONAL) {
+                    let at = j * KEY_STRIDE + part * 4u;
+                    z_read += (keys[at] + keys[at + 1u]) + (keys[at + 2u] + keys[at + 3u]);
                 }
-                if (!BIDIRECTIONAL && share < PARTS) {
-                    sum += read_pairs(i, share, column);
-                }
-                queries[lane] = sum;
-                workgroupBarrier();
-                if (lane < 8u * COLUMNS && first + i < args.queries) {
-                    var x = vec4<f32>();
-                    for (var s = 0u; s < PARTS; s++) {
-                        x += queries[lane + s * 8u * COLUMNS];
-                    }
-                    out_store4(out_row(t, first + i), t.column + column * 4u, args.width, divided(x, divisor[i]));
-                }
-                workgroupBarrier();
+                divisors[lane - 64u] = z_read;
             }
+            finish(t, lane, first, row, share, column, acc.low);
+            finish(t, lane, first, row + 8u, share, column, acc.high);
         }
     }
     workgroupBarrier();

@@ -1,4 +1,6 @@
 // The workgroup memory of `scan/chunk`, the state's way in and out, and the steps on it alone.
+//
+// Loops of a few turns are written out: not every driver does it, and a loop that is left waits for each of its reads.
 
 const CHUNK: u32 = 16u;
 const SLAB: u32 = 8u;               // vec4 of depth staged at once
@@ -12,11 +14,10 @@ var<workgroup> keys: array<f32, 528>;                 // [CHUNK, KEY_STRIDE], de
 var<workgroup> values: array<vec4<f32>, CHUNK * COLUMNS>;
 var<workgroup> factors: array<vec4<f32>, FACTORS>;    // [CHUNK, SLAB] channel decay; later its first row: the product of all tokens
 var<workgroup> norm: array<f32, NORM>;                // z
-var<workgroup> norm_part: array<f32, 64>;             // [CHUNK, 4] q·z
-var<workgroup> gate: array<f32, CHUNK>;               // scalar log decay
+var<workgroup> divisors: array<f32, 64>;              // [CHUNK, 4] parts of the divisors
+var<workgroup> gate: array<vec4<f32>, 4>;             // scalar log decay of the tokens
 var<workgroup> enter: array<f32, CHUNK>;              // scalar decay from the state before the chunk to a row's read
 var<workgroup> leave: array<f32, CHUNK>;              // scalar decay from after a token to the chunk's end
-var<workgroup> divisor: array<f32, CHUNK>;
 var<workgroup> whole: f32;                            // scalar decay over the chunk, less one
 
 // A key on its way through the rows of a chunk with channel decay, and the decay of the state on that way; two vec4 of depth each.
@@ -29,26 +30,31 @@ struct Way {
     all1: vec4<f32>,
 }
 
-fn advance(way: ptr<function, Way>, i: u32, j: u32, part: u32, k0: vec4<f32>, k1: vec4<f32>) {
+fn advance(way: Way, i: u32, j: u32, part: u32, k0: vec4<f32>, k1: vec4<f32>) -> Way {
+    var next = way;
     let f0 = factors[i * SLAB + part];
     let f1 = factors[i * SLAB + part + 4u];
-    (*way).key0 = select((*way).key0 * f0, k0, i == j);
-    (*way).key1 = select((*way).key1 * f1, k1, i == j);
-    (*way).all0 *= f0;
-    (*way).all1 *= f1;
-    if (i < j || (i == j && !READ_BEFORE)) {
-        (*way).enter0 = (*way).all0;
-        (*way).enter1 = (*way).all1;
-    }
+    next.key0 = select(way.key0 * f0, k0, i == j);
+    next.key1 = select(way.key1 * f1, k1, i == j);
+    next.all0 = way.all0 * f0;
+    next.all1 = way.all1 * f1;
+    let enters = i < j || (i == j && !READ_BEFORE);
+    next.enter0 = select(way.enter0, next.all0, enters);
+    next.enter1 = select(way.enter1, next.all1, enters);
+    return next;
 }
 
 // Scalar log decay of the tokens first <= l < end. A sum of its own for each pair: a difference of two long sums has their error.
 fn decay_between(first: u32, end: u32) -> f32 {
-    var sum = 0.0;
-    for (var l = 0u; l < CHUNK; l++) {
-        sum += select(0.0, gate[l], l >= first && l < end);
-    }
-    return sum;
+    let l = vec4<u32>(0u, 1u, 2u, 3u);
+    let from4 = vec4<u32>(first);
+    let end4 = vec4<u32>(end);
+    let none = vec4<f32>();
+    let a = select(none, gate[0], (l >= from4) & (l < end4));
+    let b = select(none, gate[1], (l + 4u >= from4) & (l + 4u < end4));
+    let c = select(none, gate[2], (l + 8u >= from4) & (l + 8u < end4));
+    let d = select(none, gate[3], (l + 12u >= from4) & (l + 12u < end4));
+    return dot((a + b) + (c + d), vec4<f32>(1.0));
 }
 
 // One past the last token whose decay row i's read sees.
@@ -60,10 +66,11 @@ fn norm4(d: u32) -> vec4<f32> {
     return vec4<f32>(norm[d], norm[d + 1u], norm[d + 2u], norm[d + 3u]);
 }
 
-fn keep_key(j: u32, d: u32, x: vec4<f32>) {
-    for (var e = 0u; e < 4u; e++) {
-        keys[j * KEY_STRIDE + d + e] = x[e];
-    }
+fn keep_key(at: u32, x: vec4<f32>) {
+    keys[at] = x.x;
+    keys[at + 1u] = x.y;
+    keys[at + 2u] = x.z;
+    keys[at + 3u] = x.w;
 }
 
 fn load_state(t: Tile, lane: u32) {
@@ -116,10 +123,26 @@ fn add_chunk(lane: u32, depth: u32) {
             x *= factors[d / 4u][d % 4u];
             z *= factors[d / 4u][d % 4u];
         }
-        for (var j = 0u; j < CHUNK; j++) {
-            let k = keys[j * KEY_STRIDE + d];
-            x += k * values[j * COLUMNS + column];
-            z += k;
+        for (var j = 0u; j < CHUNK; j += 8u) {
+            let k = j * KEY_STRIDE + d;
+            let v = j * COLUMNS + column;
+            let k0 = keys[k];
+            let k1 = keys[k + KEY_STRIDE];
+            let k2 = keys[k + 2u * KEY_STRIDE];
+            let k3 = keys[k + 3u * KEY_STRIDE];
+            let k4 = keys[k + 4u * KEY_STRIDE];
+            let k5 = keys[k + 5u * KEY_STRIDE];
+            let k6 = keys[k + 6u * KEY_STRIDE];
+            let k7 = keys[k + 7u * KEY_STRIDE];
+            x += k0 * values[v];
+            x += k1 * values[v + COLUMNS];
+            x += k2 * values[v + 2u * COLUMNS];
+            x += k3 * values[v + 3u * COLUMNS];
+            x += k4 * values[v + 4u * COLUMNS];
+            x += k5 * values[v + 5u * COLUMNS];
+            x += k6 * values[v + 6u * COLUMNS];
+            x += k7 * values[v + 7u * COLUMNS];
+            z += ((k0 + k1) + (k2 + k3)) + ((k4 + k5) + (k6 + k7));
         }
         state[depth * COLUMNS + n] = x;
         if (has_z) {
@@ -128,65 +151,57 @@ fn add_chunk(lane: u32, depth: u32) {
     }
 }
 
-// Sums the pairs of all parts of the depth into keys[i, j]; what a row does not see is 0.
-fn gather_pairs(lane: u32, p: ptr<function, array<f32, 8>>) {
+// Sums four rows' pairs, rows r .. r + 4 of each block, over the parts of the depth into keys[i, j]; what a row does not see is 0.
+fn gather_pairs(lane: u32, r: u32, p: vec4<f32>) {
+    queries[lane] = p;
+    workgroupBarrier();
     let j = (lane / 4u) % CHUNK;
     let quad = lane & ~3u;
-    for (var r = 0u; r < 8u; r += 4u) {
-        queries[lane] = vec4<f32>((*p)[r], (*p)[r + 1u], (*p)[r + 2u], (*p)[r + 3u]);
-        workgroupBarrier();
-        let e = lane % 4u;
-        let i = (lane / 64u) * 8u + r + e;
-        var x = queries[quad][e] + queries[quad + 1u][e] + queries[quad + 2u][e] + queries[quad + 3u][e];
-        if (SCALAR) {
-            x *= exp(decay_between(j + 1u, read_end(i)));
-        }
-        keys[i * KEY_STRIDE + j] = select(0.0, x, j <= i);
-        workgroupBarrier();
+    let e = lane % 4u;
+    let i = (lane / 64u) * 8u + r + e;
+    var x = (queries[quad][e] + queries[quad + 1u][e]) + (queries[quad + 2u][e] + queries[quad + 3u][e]);
+    if (SCALAR) {
+        x *= exp(decay_between(j + 1u, read_end(i)));
     }
+    keys[i * KEY_STRIDE + j] = select(0.0, x, j <= i);
+    workgroupBarrier();
 }
 
-// Divisors of the rows: q·z of the state before the chunk, and the pairs.
-fn sum_divisors(lane: u32) {
-    if (lane < CHUNK) {
-        var sum = 0.0;
-        for (var n = 0u; n < 4u; n++) {
-            sum += norm_part[lane * 4u + n];
-        }
-        if (!BIDIRECTIONAL) {
-            for (var j = 0u; j < CHUNK; j++) {
-                sum += keys[lane * KEY_STRIDE + j];
-            }
-        }
-        divisor[lane] = sum;
-    }
+// A later token's NaN or Inf must not reach the row: 0 * NaN is NaN.
+fn weighted(x: f32, value: vec4<f32>) -> vec4<f32> {
+    return select(x * value, vec4<f32>(), x == 0.0);
 }
 
-// The chunk's own values under the pairs of one row, keys j and up to j + CHUNK / PARTS.
+// The chunk's own values under the pairs of one row, a share of the keys.
 fn read_pairs(row: u32, share: u32, column: u32) -> vec4<f32> {
     var sum = vec4<f32>();
-    for (var n = 0u; n < CHUNK / PARTS; n++) {
+    for (var n = 0u; n < CHUNK / PARTS; n += 2u) {
         let j = share * (CHUNK / PARTS) + n;
-        let x = keys[row * KEY_STRIDE + j];
-        // A later token's NaN or Inf must not reach the row: 0 * NaN is NaN.
-        sum += select(x * values[j * COLUMNS + column], vec4<f32>(), x == 0.0);
+        let k = row * KEY_STRIDE + j;
+        sum += weighted(keys[k], values[j * COLUMNS + column]) + weighted(keys[k + 1u], values[(j + 1u) * COLUMNS + column]);
     }
     return sum;
 }
 
-// Part of the reads of rows row and row + 8 from the state's rows from depth on.
-fn read_state(row: u32, share: u32, column: u32, depth: u32) -> array<vec4<f32>, 2> {
-    var sums: array<vec4<f32>, 2>;
+struct Reads {
+    low: vec4<f32>,     // of row
+    high: vec4<f32>,    // of row + 8
+}
+
+// A share of the reads of two rows from the state's rows from depth on.
+fn read_state(before: Reads, row: u32, share: u32, column: u32, depth: u32) -> Reads {
+    var sums = before;
     for (var n = 0u; n < SLAB / PARTS; n++) {
         let c = share * (SLAB / PARTS) + n;
         let at = (depth + c * 4u) * COLUMNS + column;
         let a = queries[row * STRIDE + c];
         let b = queries[(row + 8u) * STRIDE + c];
-        for (var e = 0u; e < 4u; e++) {
-            let s = state[at + e * COLUMNS];
-            sums[0] += a[e] * s;
-            sums[1] += b[e] * s;
-        }
+        let s0 = state[at];
+        let s1 = state[at + COLUMNS];
+        let s2 = state[at + 2u * COLUMNS];
+        let s3 = state[at + 3u * COLUMNS];
+        sums.low += (a.x * s0 + a.y * s1) + (a.z * s2 + a.w * s3);
+        sums.high += (b.x * s0 + b.y * s1) + (b.z * s2 + b.w * s3);
     }
     return sums;
 }

@@ -92,7 +92,7 @@ fn kernel(group: u32, lane: u32) {
             second = d % 2u == 1u;
             other = d ^ 1u;
         }
-        var r: vec2<f32>;
+        var r = vec2<f32>();
         if (THETA) {
             let t = turns(theta(At(b, h, 0u, 0, i32(p))));
             let position = args.position + i;

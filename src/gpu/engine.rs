@@ -181,6 +181,8 @@ impl GpuEngine {
     /// # Errors
     /// [`ErrorKind::DeviceLost`].
     pub fn wait(&self) -> Result<()> {
+        // Writes wait for the next submit: an empty one sends them off.
+        self.gpu.queue.submit([]);
         readback::wait(&self.gpu)
     }
 

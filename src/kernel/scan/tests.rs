@@ -212,7 +212,9 @@ fn assert_close(name: &str, got: &[f32], want: &[f64]) {
 
 const ODD: Sizes = [2, 3, 65, 65, 20, 7];
 
-fn decays() -> Vec<(&'static str, fn(f32) -> f32)> {
+type Named = (&'static str, fn(f32) -> f32);
+
+fn decays() -> Vec<Named> {
     vec![
         ("slow", |x| -1e-3 * (x + 1.0)),
         ("gates", |x| -(x + 1.0)),

@@ -5,7 +5,7 @@ const POWERS: [f32; 6] = [1.0, 0.693_146_94, 0.240_221_93, 0.055_507_35, 0.009_6
 /// 1.5 · 2^23: added, it leaves the nearest integer in the low bits.
 const ROUND: f32 = 12_582_912.0;
 /// ln 2 in a part of few bits, whose multiples are exact, and the rest.
-const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
 /// Every x becomes e^x, within 3e-7 of it; 0 where it would be subnormal.
 pub(in crate::kernel) fn exp_all(x: &mut [f32]) {

@@ -78,7 +78,7 @@ pub(super) fn map(op: &Map, io: &Io, caps: &Caps) -> Result<Launch> {
 
 pub(super) fn rotary(op: &Rotary, io: &Io, caps: &Caps) -> Result<Launch> {
     let x = rows(op, io, |d| d)?;
-    if !io.has_table("theta") && !(io.has_table("cos") && io.has_table("sin")) {
+    if !io.has_table("theta") && (!io.has_table("cos") || !io.has_table("sin")) {
         let message = "transform.rotary: no table `theta`, nor `cos` and `sin`";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }

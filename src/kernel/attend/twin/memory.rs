@@ -6,7 +6,7 @@ use super::simd::Kernels;
 /// A cache line, and the widest vector.
 #[repr(align(64))]
 #[derive(Clone, Copy)]
-struct Line([f32; 16]);
+struct Line(#[expect(dead_code, reason = "read through pointers")] [f32; 16]);
 
 /// f32 memory aligned for vectors. It grows and keeps what it holds.
 #[derive(Default)]
@@ -26,11 +26,11 @@ impl Aligned {
         self.0.as_mut_ptr().cast()
     }
 
+    /// `n` elements; other parts may be pointed at meanwhile.
     pub fn row(&mut self, at: usize, n: usize) -> &mut [f32] {
-        let all: &mut [Line] = &mut self.0;
-        // SAFETY: a line is sixteen f32 without padding.
-        let all = unsafe { std::slice::from_raw_parts_mut(all.as_mut_ptr().cast::<f32>(), all.len() * 16) };
-        &mut all[at..at + n]
+        assert!(at + n <= self.0.len() * 16);
+        // SAFETY: a line is sixteen f32 without padding, and the part lies inside.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer().add(at), n) }
     }
 }
 

@@ -60,10 +60,6 @@ pub(super) struct Ahead {
     pub each: usize,
 }
 
-impl Ahead {
-    pub const NONE: Ahead = Ahead { rows: std::ptr::null(), count: 0, bytes: 0, each: 0 };
-}
-
 /// `c [rows, columns] (+)= a [rows, depth] b [depth, columns]`, b in panels of [`Kernels::panel`] columns.
 ///
 /// The last panel is as narrow as the columns need, in whole vectors.
@@ -121,6 +117,7 @@ pub(super) struct Dots {
 /// The functions of one instruction set. Lengths of rows passed to `max`, `exp2`, `sum` and `scale` are multiples of `lanes`.
 pub(super) struct Kernels {
     /// Name, for reports.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests report it"))]
     pub name: &'static str,
     /// Elements of a vector.
     pub lanes: usize,

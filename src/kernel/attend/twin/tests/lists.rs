@@ -92,7 +92,7 @@ fn biased(case: Case) -> Case {
         }
     });
     let bias: Vec<f32> =
-        (0..lq * lk).map(|n| if n % 11 == 0 { f32::NEG_INFINITY } else { (n % 7) as f32 * 0.25 }).collect();
+        (0..lq * lk).map(|n| if n.is_multiple_of(11) { f32::NEG_INFINITY } else { (n % 7) as f32 * 0.25 }).collect();
     let hook = Hook::new(Point::Score, "biased", "", score);
     let hook = hook.arg("slope", ArgValue::F32(0.03125)).arg("bias", table(ScalarType::F32));
     let n = case.hooks.len();

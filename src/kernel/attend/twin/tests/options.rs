@@ -24,6 +24,12 @@ fn odd_sizes() {
 }
 
 #[test]
+fn no_values() {
+    Case::new([1, 1, 1, 9, 9, 8, 0]).check("many rows");
+    Case::new([1, 1, 1, 1, 9, 8, 0]).check("one row");
+}
+
+#[test]
 fn rows_of_every_count() {
     for lq in 1..40 {
         Case::new([1, 1, 1, lq, 50, 20, 20]).with(|op| op.causal = true).check("rows");
@@ -220,6 +226,7 @@ fn keys_cut_in_parts_are_merged() {
 }
 
 #[test]
+#[cfg(not(target_arch = "wasm32"))]
 fn threads_do_not_change_a_bit() {
     for sizes in [[1, 2, 2, 300, 300, 32, 32], [1, 2, 1, 1, 4000, 32, 32]] {
         let case = Case::new(sizes).with(|op| op.causal = true);
@@ -233,7 +240,7 @@ fn threads_do_not_change_a_bit() {
 
 #[test]
 fn outputs_are_optional() {
-    use crate::kernel::{Io, Meta, TwinIo};
+    use crate::kernel::{Io, TwinIo};
     let (q, out) = (Array::noise(&[1, 1, 4, 8], 1), Array::new(&[1, 1, 1, 4, 8], vec![0.0f32; 32]));
     let io =
         Io { roles: vec![("q", q.meta()), ("k", q.meta()), ("v", q.meta()), ("out", out.meta())], ..Io::default() };

@@ -5,22 +5,10 @@
 // Bidirectional: chunks of keys that only write, then chunks of queries that only read.
 // Threads: pairs as 2 blocks of 8 rows x 16 keys x 4 parts of a slab; reads as PARTS shares x 8 pairs of rows x COLUMNS; the state one
 // element each.
-// Workgroup memory: 16 COLUMNS (D + 16) + 5.1 KiB, + 2 KiB with channel decay, + 4 D with z. Barriers a chunk: 9 + 2 a slab (5 with
+// Workgroup memory: 16 COLUMNS (D + 16) + 5.1 KiB, + 2 KiB with channel decay, + 4 D with z. Barriers a chunk: 10 + 2 a slab (5 with
 // channel decay).
-// Loads run a slab ahead of the arithmetic. Decays are products, or exponentials of sums, of what lies between two tokens; never a quotient, so that nothing overflows.
-
-fn writes_at(n: u32) -> bool {
-    return n < args.key_chunks;
-}
-
-fn reads_at(n: u32) -> bool {
-    return !BIDIRECTIONAL || !writes_at(n);
-}
-
-// First token of chunk n, of the keys or of the queries.
-fn first_of(n: u32) -> u32 {
-    return (n - select(args.key_chunks, 0u, writes_at(n))) * CHUNK;
-}
+// Loads run a slab ahead of the arithmetic. Decays are products, or exponentials of sums, of what lies between two tokens; never a
+// quotient, so that nothing overflows.
 
 // What a thread stages of a chunk: a vec4 of a value, and the decay of four tokens.
 struct Token {

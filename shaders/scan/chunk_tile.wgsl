@@ -62,6 +62,19 @@ fn read_end(i: u32) -> u32 {
     return select(i + 1u, i, READ_BEFORE);
 }
 
+fn writes_at(n: u32) -> bool {
+    return n < args.key_chunks;
+}
+
+fn reads_at(n: u32) -> bool {
+    return !BIDIRECTIONAL || !writes_at(n);
+}
+
+// First token of chunk n, of the keys or of the queries.
+fn first_of(n: u32) -> u32 {
+    return (n - select(args.key_chunks, 0u, writes_at(n))) * CHUNK;
+}
+
 fn norm4(d: u32) -> vec4<f32> {
     return vec4<f32>(norm[d], norm[d + 1u], norm[d + 2u], norm[d + 3u]);
 }

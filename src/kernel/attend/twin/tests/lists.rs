@@ -109,7 +109,7 @@ fn biased(case: Case) -> Case {
 
 fn biases(lk: usize, i: usize, query: i32, j: usize) -> f64 {
     let n = i * lk + j;
-    let bias = if n % 11 == 0 { f64::NEG_INFINITY } else { (n % 7) as f64 * 0.25 };
+    let bias = if n.is_multiple_of(11) { f64::NEG_INFINITY } else { (n % 7) as f64 * 0.25 };
     0.03125 * f64::from(query - j as i32) + bias
 }
 

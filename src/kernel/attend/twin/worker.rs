@@ -184,7 +184,6 @@ impl<'a, 's> Worker<'a, 's> {
             if !slots.is_empty() {
                 let from = slots.lo as usize / kernels.panel * kernels.panel;
                 let end = kernels.padded(slots.hi as usize);
-                let scores = self.scores.pointer();
                 // SAFETY: q and out have rows[0] rows more than the block, scores has rows[0] rows of `stride` >= `end`, and the
                 // panels are those packed above.
                 unsafe {
@@ -197,7 +196,7 @@ impl<'a, 's> Worker<'a, 's> {
                         b_first: 0,
                         depth,
                         columns: end - from,
-                        c: scores.add(from),
+                        c: self.scores.pointer().add(from),
                         c_stride: stride,
                         add: false,
                         ahead: &mut keys_ahead,
@@ -207,7 +206,7 @@ impl<'a, 's> Worker<'a, 's> {
                         self.weigh(block, tile, r, slots, (r - first) * stride);
                     }
                     let product = Product {
-                        a: scores.add(slots.lo as usize),
+                        a: self.scores.pointer().add(slots.lo as usize),
                         a_stride: stride,
                         b: self.values.pointer(),
                         b_rows: count,

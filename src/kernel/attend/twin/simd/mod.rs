@@ -160,6 +160,7 @@ pub(super) fn kernels() -> &'static Kernels {
 }
 
 /// Every set that this machine runs, fastest first.
+#[allow(clippy::vec_init_then_push, reason = "which pushes remain depends on the target")]
 pub(super) fn available() -> Vec<&'static Kernels> {
     let mut sets: Vec<&'static Kernels> = Vec::new();
     #[cfg(target_arch = "x86_64")]

@@ -15,7 +15,8 @@ fn finish_row(t: Tile, at: RowAt, top: f32, sum: f32) -> f32 {
             total += exp(sink(At(t.batch, at.head, at.row, 0, i32(n))) - high);
         }
         factor = 0.0;
-        if (high > SEEN || args.sinks > 0u) {
+        // Sinks of -inf add nothing to an empty row.
+        if (total > 0.0) {
             lse = high + log(total);
             factor = keep / total;
         }

@@ -22,14 +22,19 @@ fn packing(op: &Attend, io: &Io) -> Packing {
     let q = &io.get("q").layout.shape;
     let (heads, group) = (q[1], q[1] / io.get("k").layout.shape[1]);
     let list_heads = io.find("indices").map_or(1, |m| m.layout.shape[1]);
-    // A list per query head can not be shared by the rows of a packed tile.
-    let pack = if op.keys != Keys::Range && list_heads == heads && group > 1 { 1 } else { group };
+    // The rows of a packed tile share one list: as many heads are packed as do.
+    let pack = if op.keys == Keys::Range { group } else { common(group, heads / list_heads.max(1)) };
     let block_rows = match op.keys {
         Keys::Range => q[2],
         Keys::Blocks { queries, .. } => queries,
         Keys::Tokens { .. } => 1,
     };
     Packing { pack, block_rows, row_blocks: q[2].div_ceil(block_rows), list_heads }
+}
+
+/// Greatest common divisor.
+fn common(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { common(b, a % b) }
 }
 
 /// A kernel and its tile.

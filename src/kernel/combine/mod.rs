@@ -15,7 +15,7 @@ use crate::tensor::DType;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Merge;
 
-/// out = Σ_n gates[n] x_n: roles x0, x1, x2 (B, H, L, Dv), gates (B, H, L, n); output out (B, H, L, Dv).
+/// `out = Σ_n gates[n] x_n`: roles x0, x1, x2 (B, H, L, Dv), gates (B, H, L, n); output out (B, H, L, Dv).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mix;
 

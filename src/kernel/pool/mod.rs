@@ -9,7 +9,7 @@ use crate::tensor::DType;
 
 const WORKGROUP: u32 = 128;
 
-/// Windows along axis 3: role x (A, B, C, L, W), output out (A, B, C, N, W): out[n] = Σ_t w_t x[n * stride + t − offset] over taps
+/// Windows along axis 3: role x (A, B, C, L, W), output out (A, B, C, N, W): `out[n] = Σ_t w_t x[n * stride + t − offset]` over taps
 /// t < size that fall inside 0..L. Weights are table `tap` (1, 1, 1, size) along the last axis, else 1. With `mean` the sum is divided by
 /// the number of taps inside (the weights are then 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -62,7 +62,7 @@ pub struct TopK {
 }
 
 /// The key range of each packed row, from cumulative lengths: roles cu_q, cu_k (n + 1) i32; outputs `start` and `end` (Tq) i32.
-/// Row r of sequence s sees cu_k[s] <= j < cu_k[s + 1], with causality aligned inside the sequence.
+/// Row r of sequence s sees `cu_k[s] <= j < cu_k[s + 1]`, with causality aligned inside the sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segments {
     /// Later keys of the sequence are hidden.

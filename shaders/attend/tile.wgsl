@@ -9,14 +9,16 @@
 const TILE_Q: u32 = 32u;
 const TILE_K: u32 = 32u;
 const CHUNK: u32 = 8u;              // vec4 of depth staged at once
-const STRIDE: u32 = 9u;             // padded row of CHUNK vec4 (and of TILE_K scores), against bank conflicts
+const STRIDE: u32 = 9u;             // padded row of CHUNK vec4, against bank conflicts
+const SCORES: u32 = 36u;            // padded row of TILE_K scores
 const COLUMNS: u32 = VALUE_VECS * 16u;                    // vec4 of a padded value row
 const VALUE_KEYS: u32 = min(32u, 576u / COLUMNS);         // keys of V staged at once
 const MASKED: f32 = -1e30;          // finite: shaders may assume that there is no infinity
 const SEEN: f32 = -5e29;
 
 var<workgroup> operands: array<vec4<f32>, 576>;   // Q chunk then K chunk, later V
-var<workgroup> scores: array<vec4<f32>, 288>;     // [TILE_Q, STRIDE] of 4 keys
+// [TILE_Q, SCORES]. Single floats, because neighbours belong to different threads: a write to one component may write its whole vector.
+var<workgroup> scores: array<f32, 1152>;
 var<workgroup> row_bounds: array<vec2<i32>, 32>;  // keys lo <= j < hi of each row
 var<workgroup> tile_bounds: vec4<i32>;            // min lo, max hi, max lo, min hi
 var<workgroup> key_of: array<i32, 32>;            // key of each slot, -1 for none
@@ -109,8 +111,8 @@ fn kernel(group: u32, lane: u32) {
         }
 
         for (var r = 0u; r < 4u; r++) { // unroll
-            scores[(rows + r) * STRIDE + column / 4u][column % 4u] = s[r].x;
-            scores[(rows + r) * STRIDE + column / 4u + 4u][column % 4u] = s[r].y;
+            scores[(rows + r) * SCORES + column] = s[r].x;
+            scores[(rows + r) * SCORES + column + 16u] = s[r].y;
         }
         // Hooks and mask; masked pairs hold MASKED (or weight 0 without softmax). Each thread visits its own eight scores through memory:
         // a counter may not index registers, and eight copies of the hooks would make the shader long.
@@ -123,7 +125,7 @@ fn kernel(group: u32, lane: u32) {
             let pair = At(t.batch, at.head, at.row, query, key);
             var x = select(0.0, MASKED, SOFTMAX);
             if (allowed(t, at, query, row_bounds[row], key)) {
-                x = score(scores[row * STRIDE + slot / 4u][slot % 4u] * args.scale, pair);
+                x = score(scores[row * SCORES + slot] * args.scale, pair);
                 if (SOFTMAX) {
                     // A bias of -inf masks too. Written so that NaN stays.
                     x = select(x, MASKED, x < MASKED);
@@ -131,13 +133,13 @@ fn kernel(group: u32, lane: u32) {
                     x = weight(x, pair);
                 }
             }
-            scores[row * STRIDE + slot / 4u][slot % 4u] = x;
+            scores[row * SCORES + slot] = x;
         }
         workgroupBarrier();
 
-        let own = (lane / 4u) * STRIDE + (lane % 4u) * 2u;
-        var a = scores[own];
-        var b = scores[own + 1u];
+        let own = (lane / 4u) * SCORES + (lane % 4u) * 8u;
+        var a = vec4<f32>(scores[own], scores[own + 1u], scores[own + 2u], scores[own + 3u]);
+        var b = vec4<f32>(scores[own + 4u], scores[own + 5u], scores[own + 6u], scores[own + 7u]);
         if (SOFTMAX) {
             let high = max(a, b);
             row_part[lane] = max(max(high.x, high.y), max(high.z, high.w));
@@ -148,8 +150,10 @@ fn kernel(group: u32, lane: u32) {
             let scale = exp(top - next);
             a = select(exp(a - next), vec4<f32>(), a <= vec4<f32>(SEEN));
             b = select(exp(b - next), vec4<f32>(), b <= vec4<f32>(SEEN));
-            scores[own] = a;
-            scores[own + 1u] = b;
+            for (var n = 0u; n < 4u; n++) { // unroll
+                scores[own + n] = a[n];
+                scores[own + 4u + n] = b[n];
+            }
             sum *= scale;
             top = next;
             if (lane % 4u == 0u) {
@@ -173,7 +177,7 @@ fn kernel(group: u32, lane: u32) {
             for (var k = 0u; k < min(VALUE_KEYS, TILE_K - start); k++) {
                 let slot = start + k;
                 for (var r = 0u; r < 4u; r++) { // unroll
-                    let p = scores[(rows + r) * STRIDE + slot / 4u][slot % 4u];
+                    let p = scores[(rows + r) * SCORES + slot];
                     for (var c = 0u; c < VALUE_VECS; c++) { // unroll
                         let x = operands[k * COLUMNS + column + c * 16u];
                         // A masked key's NaN or Inf must not reach the row: 0 * NaN is NaN.

@@ -207,13 +207,14 @@ impl Runtime {
         }
     }
 
-    /// Device time of each stage over `repeat` runs in one submit.
+    /// Device time in milliseconds of each stage, the mean over `repeat` runs in one submit. With several sets of inputs each run takes
+    /// the next one, so that small inputs are not found in a cache.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] on the CPU engine and without timestamp queries.
-    pub async fn time(&self, prepared: &Prepared, inputs: &Inputs, repeat: usize) -> Result<Vec<Timing>> {
+    /// [`ErrorKind::Unsupported`] on the CPU engine and without timestamp queries; [`ErrorKind::MissingInput`] without a set.
+    pub async fn time(&self, prepared: &Prepared, sets: &[Inputs], repeat: usize) -> Result<Vec<Timing>> {
         match (&self.engine, &prepared.gpu) {
-            (Engine::Gpu(engine), Some(gpu)) => engine.time(&prepared.plan, gpu, inputs, repeat).await,
+            (Engine::Gpu(engine), Some(gpu)) => engine.time(&prepared.plan, gpu, sets, repeat).await,
             _ => Err(self.foreign(prepared)),
         }
     }
@@ -368,8 +369,8 @@ impl Runtime {
     ///
     /// # Errors
     /// As [`Runtime::time`].
-    pub fn time_blocking(&self, prepared: &Prepared, inputs: &Inputs, repeat: usize) -> Result<Vec<Timing>> {
-        pollster::block_on(self.time(prepared, inputs, repeat))
+    pub fn time_blocking(&self, prepared: &Prepared, sets: &[Inputs], repeat: usize) -> Result<Vec<Timing>> {
+        pollster::block_on(self.time(prepared, sets, repeat))
     }
 }
 

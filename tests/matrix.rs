@@ -7,7 +7,7 @@ use common::{Budget, close, engines, random};
 use wgpu_attention::gpu::GpuOptions;
 use wgpu_attention::variants::Pattern;
 use wgpu_attention::variants::dense::{AlibiAttention, DenseAttention, SigmoidAttention, SoftcapAttention};
-use wgpu_attention::variants::sparse::BlockSparseAttention;
+use wgpu_attention::variants::sparse::{BlockSparseAttention, StreamingAttention};
 use wgpu_attention::{DType, Engine, HostTensor, Inputs, Runtime, Variant};
 
 /// Weights are rounded to f16 on this path: 2^-11 of each.
@@ -57,6 +57,7 @@ fn odd_sizes_and_groups() {
         [1, 8, 1, 65, 7, 32, 40],
         [1, 2, 2, 130, 131, 80, 72],
         [1, 3, 1, 100, 257, 128, 128],
+        [1, 2, 1, 70, 90, 192, 136],
     ] {
         for pattern in [Pattern::NoncausalCross, Pattern::CausalCross] {
             let variant = DenseAttention { pattern, ..Default::default() };
@@ -78,6 +79,9 @@ fn windows_masks_and_hooks() {
     check("alibi", &AlibiAttention { causal: true, ..Default::default() }, &inputs(size));
     check("sigmoid", &SigmoidAttention::default(), &inputs(size));
     check("sink", &DenseAttention::default(), &inputs(size).with("sink", random(&[4, 2], 4)));
+    // An always-visible prefix: whole steps of it and a part, below the window.
+    let streaming = StreamingAttention { recent: 40, sink: 37, ..Default::default() };
+    check("streaming", &streaming, &inputs([1, 2, 1, 150, 150, 64, 64]));
 }
 
 #[test]

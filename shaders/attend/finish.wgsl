@@ -1,6 +1,6 @@
 // The end of a row: sinks, lse and mass stored, the factor of its output returned. `top` is the row's maximum (at most MASKED for a row
-// that saw no key), `sum` the sum of its weights relative to it.
-fn finish_row(t: Tile, at: RowAt, top: f32, sum: f32) -> f32 {
+// that saw no key), `sum` the sum of its weights relative to it; `writes` in the one invocation that stores.
+fn finish_row(t: Tile, at: RowAt, top: f32, sum: f32, writes: bool) -> f32 {
     var factor = 1.0;
     var lse = args.neg_inf;
     var mass = sum;
@@ -27,7 +27,7 @@ fn finish_row(t: Tile, at: RowAt, top: f32, sum: f32) -> f32 {
         }
         mass = sum * factor;
     }
-    if (at.valid) {
+    if (at.valid && writes) {
         lse_store(args.lse_offset + t.split * args.lse_s0 + t.batch * args.lse_s1 + at.head * args.lse_s2 + at.row * args.lse_s3, lse);
         mass_store(args.mass_offset + t.split * args.mass_s0 + t.batch * args.mass_s1 + at.head * args.mass_s2 + at.row * args.mass_s3, mass);
     }

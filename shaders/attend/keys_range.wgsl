@@ -1,5 +1,8 @@
 // Keys of a tile of rows: an always-visible prefix, then the band between the tile's bounds.
 fn prefix_keys() -> u32 {
+    if (!HAS_PREFIX) {
+        return 0u;
+    }
     return u32(clamp(args.prefix, 0, i32(args.keys)));
 }
 fn prefix_slots() -> u32 {
@@ -17,7 +20,7 @@ fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
 }
 fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     let head = prefix_slots();
-    if (slot < head) {
+    if (HAS_PREFIX && slot < head) {
         return select(-1, i32(slot), slot < prefix_keys());
     }
     let j = band_first(bounds) + i32(slot - head);

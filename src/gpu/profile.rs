@@ -18,18 +18,26 @@ pub struct Timing {
 }
 
 impl GpuEngine {
-    /// Runs a prepared plan `repeat` times in one submit with a timestamp around each stage's repeats.
+    /// Runs a prepared plan `repeat` times in one submit with a timestamp around each stage's repeats. With several sets of inputs
+    /// each run takes the next one, so that small inputs are not found in a cache.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] without timestamp queries, else as [`run`](GpuEngine::run).
-    pub async fn time(&self, plan: &Plan, prepared: &GpuPlan, inputs: &Inputs, repeat: usize) -> Result<Vec<Timing>> {
+    /// [`ErrorKind::Unsupported`] without timestamp queries, [`ErrorKind::MissingInput`] without a set, else as
+    /// [`run`](GpuEngine::run).
+    pub async fn time(&self, plan: &Plan, prepared: &GpuPlan, sets: &[Inputs], repeat: usize) -> Result<Vec<Timing>> {
         if !self.gpu.caps.timestamps {
             return Err(Error::new(ErrorKind::Unsupported, format!("{} has no timestamp queries", self.gpu.info.name)));
         }
-        let work = self.dispatches(plan, prepared, inputs, true)?;
-        let dispatches = &work.dispatches;
-        let args = self.new_args(dispatches, true)?;
-        let binds = self.bind(dispatches, &args, None)?;
+        let works = sets.iter().map(|set| self.dispatches(plan, prepared, set, true)).collect::<Result<Vec<_>>>()?;
+        let Some(first) = works.first() else {
+            return Err(Error::new(ErrorKind::MissingInput, "time: no set of inputs"));
+        };
+        let dispatches = &first.dispatches;
+        let mut binds = Vec::new();
+        for work in &works {
+            let args = self.new_args(&work.dispatches, true)?;
+            binds.push(self.bind(&work.dispatches, &args, None)?);
+        }
         let device = &self.gpu.device;
         let stages = plan.stages.len() as u32;
         let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -48,7 +56,9 @@ impl GpuEngine {
         for stage in 0..stages {
             let own = |n: &usize| dispatches[*n].stage == stage as usize;
             let list: Vec<usize> = (0..dispatches.len()).filter(own).collect();
-            list.iter().for_each(|&n| super::engine::copy(&mut encoder, &dispatches[n]));
+            for work in &works {
+                list.iter().for_each(|&n| super::engine::copy(&mut encoder, &work.dispatches[n]));
+            }
             let writes = wgpu::ComputePassTimestampWrites {
                 query_set: &queries,
                 beginning_of_pass_write_index: Some(2 * stage),
@@ -56,10 +66,10 @@ impl GpuEngine {
             };
             let mut pass = encoder
                 .begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(writes) });
-            for _ in 0..repeat {
+            for turn in 0..repeat {
                 for &n in &list {
                     pass.set_pipeline(&dispatches[n].pipeline.pipeline);
-                    pass.set_bind_group(0, &binds[n], &[]);
+                    pass.set_bind_group(0, &binds[turn % sets.len()][n], &[]);
                     pass.dispatch_workgroups(dispatches[n].grid.0, dispatches[n].grid.1, 1);
                 }
             }

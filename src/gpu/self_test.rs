@@ -99,8 +99,12 @@ impl Problem {
             };
             HostTensor::from_fn(&[1, 1, rows, width], element).to_f16()
         };
-        // Large enough scores that row maxima grow and accumulators are rescaled.
-        Problem { tensors: [tensor(rows, depth), tensor(keys, depth), tensor(keys, width)], scale: 24.0 / depth as f32 }
+        let (q, k, v) = (tensor(rows, depth), tensor(keys, depth), tensor(keys, width));
+        // Scores grow along the keys, far enough that accumulators are rescaled.
+        let steps = k.to_f64();
+        let k =
+            HostTensor::from_fn(&[1, 1, keys, depth], |n| steps[n] as f32 * (n / depth) as f32 / keys as f32).to_f16();
+        Problem { tensors: [q, k, v], scale: 40.0 / (depth as f32).sqrt() }
     }
 
     fn inputs(&self) -> Inputs {

@@ -50,19 +50,25 @@ struct Choice {
 }
 
 /// The portable tile: runs everywhere, takes everything.
-fn tile(width: usize) -> Choice {
+fn tile(width: usize, rows: usize) -> Choice {
+    // Sums of 8 rows x 8 values a thread, or as near as registers and the width allow.
+    let workgroup: usize = if width <= 96 { 64 } else { 128 };
+    let vecs = width.div_ceil(4).div_ceil(workgroup / 8);
+    let each = if rows <= 32 || width > 256 { 4 } else { 8 };
+    let operands = (8 * each + 64) * 5;
+    let keys = [16, 8, 4, 2].into_iter().find(|keys| keys * vecs * workgroup / 8 <= operands).unwrap_or(1);
     Choice {
         tier: Tier::T0,
         entry: "attend/tile",
-        rows: 32,
-        workgroup: 128,
-        consts: vec![("VALUE_VECS", width.div_ceil(64) as u32)],
-        imports: Vec::new(),
+        rows: 8 * each,
+        workgroup: workgroup as u32,
+        consts: vec![("ROWS_EACH", each as u32), ("VALUE_VECS", vecs as u32), ("VALUE_KEYS", keys as u32)],
+        imports: vec!["attend/tile_stage", "attend/tile_scores"],
     }
 }
 
 /// Wider rows do not fit the registers beside Q and the accumulators.
-const MATRIX_WIDEST: usize = 128;
+const MATRIX_WIDEST: usize = 256;
 
 /// Cooperative matrices, where the device has them and the problem fills them.
 fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
@@ -70,35 +76,43 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
     let lanes = caps.subgroups.filter(|(least, most)| least == most)?.0 as usize;
     let depth = io.get("q").layout.shape[3].div_ceil(side);
     let width = io.get("v").layout.shape[3].div_ceil(side);
+    let widest = depth.max(width) * side;
     let halves = ["q", "k", "v"].map(|role| element(io.get(role))).iter().all(|e| e.dtype == DType::F16 && e.vector);
-    // A decode step has too few rows: the portable tile reads K and V as fast.
-    let fits = halves && lanes.is_multiple_of(side) && depth.max(width) * side <= MATRIX_WIDEST && rows > 32;
-    if !fits || matches!(op.keys, Keys::Tokens { .. }) || (side == 16 && lanes / side > 4) {
+    // A decode step has too few rows for a tile of matrices.
+    let fits = halves && lanes.is_multiple_of(side) && widest <= MATRIX_WIDEST && rows > 32;
+    // Rows wider than 128 leave registers for half as many: two invocations share one.
+    let share = if widest > 128 { 2 } else { 1 };
+    if !fits || matches!(op.keys, Keys::Tokens { .. }) || lanes / share < side || lanes / share / side > 4 {
         return None;
     }
-    // One 16-key tile a step and eight subgroups that share what is staged were the best of the tiles tried (benches/NOTES.md).
-    for subgroups in [16, 8, 4] {
-        let tile = lanes * subgroups;
+    // What was best of the tiles tried on one GPU (benches/NOTES.md): narrow rows leave registers for several workgroups a processor,
+    // which hide each other's barriers; wide ones need many subgroups to share what is staged.
+    let invocations: usize = if widest > 64 { 256 } else { 128 };
+    for invocations in [invocations, invocations / 2] {
+        let subgroups = invocations / lanes;
+        let tile = invocations / share;
         let staged = 2 * side * ((depth * side + 8) + (width * side + 8)) * 2;
-        let bytes = staged + tile * (side + 4) * 4 + tile * side * 2 + tile * 8 + 32;
-        let too_many = tile > caps.max_invocations as usize || tile > 256 || (tile > 128 && tile / 2 >= rows);
-        if bytes > caps.max_workgroup_memory as usize || too_many {
+        let bytes = staged + tile * (side + 4) * (4 + 2) + subgroups * 16 + 16;
+        if bytes > caps.max_workgroup_memory as usize || invocations > caps.max_invocations as usize || subgroups == 0 {
             continue;
         }
         return Some(Choice {
             tier: Tier::T2,
             entry: "attend/matrix",
             rows: tile,
-            workgroup: tile as u32,
+            workgroup: invocations as u32,
             consts: vec![
                 ("SUBGROUPS", subgroups as u32),
-                ("ROW_TILES", (lanes / side) as u32),
-                ("KEY_TILES", 1),
-                ("P_PAD", 0),
+                ("ROW_TILES", (lanes / share / side) as u32),
+                ("SHARE", share as u32),
                 ("DEPTH_TILES", depth as u32),
                 ("VALUE_TILES", width as u32),
             ],
-            imports: vec![if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" }, "attend/matrix_stage"],
+            imports: vec![
+                if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" },
+                "attend/matrix_stage",
+                "attend/matrix_rows",
+            ],
         });
     }
     None
@@ -113,7 +127,7 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
         return Err(Error::new(ErrorKind::Limit, message));
     }
     let p = packing(op, io);
-    let choice = matrix(op, io, caps, p.pack * p.block_rows).unwrap_or_else(|| tile(width));
+    let choice = matrix(op, io, caps, p.pack * p.block_rows).unwrap_or_else(|| tile(width, p.pack * p.block_rows));
     let tiles = (p.pack * p.block_rows).div_ceil(choice.rows);
     let groups = op.splits * batch * (heads / p.pack) * p.row_blocks * tiles;
     let index = |value: Option<usize>| value.map_or(-1, |n| n as i64);
@@ -125,6 +139,7 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
         Keys::Blocks { keys: size, .. } => ("attend/keys_blocks", list(3), list(3), size),
         Keys::Tokens { block } => ("attend/keys_tokens", list(3), 0, block),
     };
+    let softmax = op.normaliser == Normaliser::Softmax;
     let mut builder = LaunchBuilder::new(op, choice.entry, choice.workgroup, io, caps, &TABLES).tier(choice.tier);
     for (name, value) in &choice.consts {
         builder = builder.constant(name, *value);
@@ -132,11 +147,18 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
     for file in &choice.imports {
         builder = builder.import(file);
     }
+    let scored = io.hooks.iter().any(|h| h.point == Point::Score);
     if choice.tier == Tier::T2 {
-        builder = builder.switch("HAS_SCORE", io.hooks.iter().any(|h| h.point == Point::Score));
+        // The factor joins the exponent where nothing stands between them.
+        let exponent = op.scale * std::f32::consts::LOG2_E;
+        let fused = softmax && !scored && exponent > 1e-10;
+        builder = builder.switch("FUSED", fused).f32("exponent", exponent).f32("masked", (-1e30 / exponent).max(-3e38));
     }
     let mut builder = builder
-        .switch("SOFTMAX", op.normaliser == Normaliser::Softmax)
+        .switch("SOFTMAX", softmax)
+        .switch("HAS_PREFIX", op.prefix > 0)
+        .switch("HAS_SCORE", scored)
+        .switch("RUN", op.keys == Keys::Range && op.prefix == 0)
         .switch("BOTTOM_RIGHT", op.bottom_right)
         .switch("HAS_MASK", io.hooks.iter().any(|h| h.point == Point::Mask))
         .switch("HAS_ROW_START", io.has_table("row_start"))

@@ -1,5 +1,6 @@
 //! One workload from its sizes to a row.
 
+use super::ceilings::Clock;
 use super::check::{self, Checked, Reference};
 use super::report::Row;
 use super::timing::{self, Budget};
@@ -40,6 +41,8 @@ pub struct Target {
     pub runtime: Runtime,
     /// What it is.
     pub kind: Kind,
+    /// Tells when a GPU runs at full speed.
+    pub clock: Option<Clock>,
     /// Seconds for a workload.
     pub seconds: f64,
 }
@@ -80,7 +83,7 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
     let checked = checked(target, job, &*variant, &prepared, &given[0], &first)?;
     drop(first);
     let timed = if checked.passed() {
-        Some(timing::measure(runtime, &prepared, &given, Budget { seconds: target.seconds })?)
+        Some(timing::measure(runtime, &prepared, &given, Budget { seconds: target.seconds }, target.clock.as_ref())?)
     } else {
         None
     };

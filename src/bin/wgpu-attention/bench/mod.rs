@@ -131,7 +131,13 @@ fn open(args: &Args) -> Result<Target, Failure> {
         wgpu_attention::Engine::Gpu(_) => Kind::Gpu,
     };
     let seconds = args.seconds.unwrap_or(if kind == Kind::Software { 10.0 } else { 5.0 });
-    Ok(Target { name: runtime.describe(), runtime, kind, seconds })
+    let clock = match runtime.engine() {
+        wgpu_attention::Engine::Gpu(engine) if kind == Kind::Gpu && runtime.caps().timestamps => {
+            Some(ceilings::Clock::new(engine)?)
+        }
+        _ => None,
+    };
+    Ok(Target { name: runtime.describe(), runtime, kind, clock, seconds })
 }
 
 fn ceilings(target: &Target) -> Result<Ceilings, Failure> {

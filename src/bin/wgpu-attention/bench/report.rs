@@ -125,6 +125,9 @@ fn notes(row: &Row, timed: &Timed, full: usize) -> Vec<String> {
     if timed.timestamps && (timed.host / timed.median() - 1.0).abs() > 0.05 {
         notes.push(format!("host {} ms", short(timed.host)));
     }
+    if timed.slow > 0 {
+        notes.push(format!("{} samples taken again, the device was below its clock", timed.slow));
+    }
     if timed.sets > 1 {
         notes.push(format!("{} input sets in turn", timed.sets));
     }

@@ -1,5 +1,6 @@
 //! How long a prepared plan takes: device time by timestamps where there are any, else host time around runs and a wait.
 
+use super::ceilings::Clock;
 use std::time::{Duration, Instant};
 use wgpu_attention::gpu::Timing;
 use wgpu_attention::{Inputs, Prepared, Result, Runtime};
@@ -12,14 +13,14 @@ pub struct Budget {
 }
 
 const WARM_UP: f64 = 0.3;
+/// Seconds that a device may take to reach its full clock.
+const RAMP: f64 = 4.0;
 /// Samples that the protocol asks for.
 pub const SAMPLES: usize = 15;
 /// Milliseconds that a sample takes at least.
 const SAMPLE: f64 = 20.0;
 /// Most runs of a sample; for kernels of microseconds.
 const MOST: f64 = 2000.0;
-/// Most readings of one run each in a sample, where input sets rotate.
-const MOST_ROTATED: f64 = 64.0;
 
 /// What was measured.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Timed {
     pub repeat: usize,
     /// Input sets that took turns.
     pub sets: usize,
+    /// Samples taken again because the device did not run at full speed.
+    pub slow: usize,
     /// Whether `ms` is device time.
     pub timestamps: bool,
 }
@@ -53,7 +56,13 @@ impl Timed {
 }
 
 /// Measures a prepared plan. With several input sets each run takes the next one, so that no run finds its inputs in a cache.
-pub fn measure(runtime: &Runtime, prepared: &Prepared, sets: &[Inputs], budget: Budget) -> Result<Timed> {
+pub fn measure(
+    runtime: &Runtime,
+    prepared: &Prepared,
+    sets: &[Inputs],
+    budget: Budget,
+    clock: Option<&Clock>,
+) -> Result<Timed> {
     let timestamps = runtime.caps().timestamps;
     let start = Instant::now();
     let spent = |share: f64| start.elapsed().as_secs_f64() > share * budget.seconds;
@@ -64,27 +73,39 @@ pub fn measure(runtime: &Runtime, prepared: &Prepared, sets: &[Inputs], budget: 
     while warm.elapsed() < Duration::from_secs_f64(WARM_UP) && !spent(0.3) {
         one = host(runtime, prepared, sets, sets.len())?;
     }
+    let mut slow = 0;
+    if let Some(clock) = clock {
+        // Up to full speed, and on until it stays there.
+        let mut good = 0;
+        while good < 3 && warm.elapsed().as_secs_f64() < RAMP {
+            one = host(runtime, prepared, sets, sets.len())?;
+            good = if clock.full()? { good + 1 } else { 0 };
+        }
+    }
     let mut latencies = Vec::new();
     while latencies.len() < 5 && (latencies.is_empty() || !spent(0.4)) {
         latencies.push(host(runtime, prepared, sets, 1)?);
     }
     let mut stages = Vec::new();
     if timestamps {
-        stages = device(runtime, prepared, sets, 1)?;
+        stages = runtime.time_blocking(prepared, sets, 1)?;
         one = total(&stages);
     }
-    let most = if timestamps && sets.len() > 1 { MOST_ROTATED } else { MOST };
-    let mut repeat = (SAMPLE / one).ceil().clamp(1.0, most) as usize;
+    let mut repeat = (SAMPLE / one).ceil().clamp(1.0, MOST) as usize;
     // A slow clock step can make the first readings of a short kernel far too long.
     if repeat > 1 && timestamps {
-        one = total(&device(runtime, prepared, sets, repeat)?);
-        repeat = (SAMPLE / one).ceil().clamp(1.0, most) as usize;
+        one = total(&runtime.time_blocking(prepared, sets, repeat)?);
+        repeat = (SAMPLE / one).ceil().clamp(1.0, MOST) as usize;
     }
     let mut ms = Vec::new();
     while ms.len() < SAMPLES && (ms.is_empty() || !spent(0.9)) {
         if timestamps {
-            stages = device(runtime, prepared, sets, repeat)?;
-            ms.push(total(&stages));
+            stages = runtime.time_blocking(prepared, sets, repeat)?;
+            if clock.map_or(Ok(true), Clock::full)? || slow >= 4 * SAMPLES {
+                ms.push(total(&stages));
+            } else {
+                slow += 1;
+            }
         } else {
             ms.push(host(runtime, prepared, sets, repeat)?);
         }
@@ -93,31 +114,12 @@ pub fn measure(runtime: &Runtime, prepared: &Prepared, sets: &[Inputs], budget: 
     ms.sort_by(f64::total_cmp);
     latencies.sort_by(f64::total_cmp);
     let latency = latencies[latencies.len() / 2];
-    Ok(Timed { ms, stages, host: by_host, latency, repeat, sets: sets.len(), timestamps })
+    Ok(Timed { ms, stages, host: by_host, latency, repeat, sets: sets.len(), timestamps, slow })
 }
 
 fn total(stages: &[Timing]) -> f64 {
     // A device whose clock stands still for a short kernel must not lead to a division by 0.
     stages.iter().map(|s| s.ms).sum::<f64>().max(1e-6)
-}
-
-/// Device time of each stage, the mean over `repeat` runs.
-fn device(runtime: &Runtime, prepared: &Prepared, sets: &[Inputs], repeat: usize) -> Result<Vec<Timing>> {
-    let [set] = sets else {
-        // `Runtime::time` repeats one set, so a reading of its own for every run.
-        let mut sum: Vec<Timing> = Vec::new();
-        for n in 0..repeat {
-            let reading = runtime.time_blocking(prepared, &sets[n % sets.len()], 1)?;
-            if sum.is_empty() {
-                sum = reading;
-            } else {
-                sum.iter_mut().zip(reading).for_each(|(all, one)| all.ms += one.ms);
-            }
-        }
-        sum.iter_mut().for_each(|stage| stage.ms /= repeat as f64);
-        return Ok(sum);
-    };
-    runtime.time_blocking(prepared, set, repeat)
 }
 
 /// Milliseconds a run by the host's clock, `repeat` runs to a wait.

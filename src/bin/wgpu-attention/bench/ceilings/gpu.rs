@@ -1,6 +1,7 @@
 //! A device's ceilings, by small shaders that do not pass through the library.
 
 use super::Ceilings;
+use std::cell::Cell;
 use std::time::Instant;
 use wgpu_attention::gpu::GpuEngine;
 use wgpu_attention::{Error, ErrorKind, Result, wgpu};
@@ -11,6 +12,7 @@ const VECTORS: usize = 8;
 /// Times the loop body is written out: the loop's own instructions must not count.
 const UNROLL: usize = 4;
 
+#[derive(Debug)]
 struct Device {
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -34,6 +36,37 @@ pub fn measure(engine: &GpuEngine, software: bool) -> Result<Ceilings> {
     let matrix = engine.gpu().caps().matrix.zip(engine.gpu().caps().subgroups);
     let matrix = matrix.and_then(|(side, (subgroup, _))| device.matrix(side, subgroup).ok());
     Ok(Ceilings { copy: device.copy()?, fma, matrix, exp: Some(exp) })
+}
+
+/// Tells whether the device runs at full speed. A GPU that had nothing to do for a moment may run at a fifth of its clock for a second
+/// after, and a timing taken then says nothing.
+#[derive(Debug)]
+pub struct Clock {
+    device: Device,
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    best: Cell<f64>,
+}
+
+impl Clock {
+    /// Workgroups of a pulse: short beside a sample, long beside a timestamp's step.
+    const GROUPS: u32 = 2048;
+
+    /// A clock of a device with timestamps.
+    pub fn new(engine: &GpuEngine) -> Result<Self> {
+        let (device, queue) = engine.device();
+        let device = Device { device: device.clone(), queue: queue.clone(), timestamps: true, software: false };
+        let (pipeline, group, args) = device.build(&arithmetic(&|n| format!("a{n} = fma(a{n}, x, y);")), 2)?;
+        device.queue.write_buffer(&args, 0, &32_u32.to_le_bytes());
+        Ok(Clock { device, pipeline, group, best: Cell::new(f64::INFINITY) })
+    }
+
+    /// Whether a pulse of arithmetic takes no more than 4 % longer than the shortest so far.
+    pub fn full(&self) -> Result<bool> {
+        let ms = self.device.pass(&self.pipeline, &self.group, Self::GROUPS, 1)?;
+        self.best.set(self.best.get().min(ms));
+        Ok(ms <= 1.04 * self.best.get())
+    }
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> Error {
@@ -129,8 +162,8 @@ impl Device {
         self.rate(&matrices(side), 1024, self.groups(), operations)
     }
 
-    /// 10^9 a second of what a workgroup does `per_group` times a turn.
-    fn rate(&self, source: &str, vectors: u64, groups: u32, per_group: f64) -> Result<f64> {
+    /// A pipeline, its bind group and the buffer of its arguments.
+    fn build(&self, source: &str, vectors: u64) -> Result<(wgpu::ComputePipeline, wgpu::BindGroup, wgpu::Buffer)> {
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let given = self.buffer(vectors * 16, storage);
         let kept = self.buffer(vectors * 16, storage);
@@ -170,6 +203,12 @@ impl Device {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
+        Ok((pipeline, group, args))
+    }
+
+    /// 10^9 a second of what a workgroup does `per_group` times a turn.
+    fn rate(&self, source: &str, vectors: u64, groups: u32, per_group: f64) -> Result<f64> {
+        let (pipeline, group, args) = self.build(source, vectors)?;
         let loops = source.contains("args.");
         let (wanted, most) = if self.software { (30.0, 1 << 12) } else { (5.0, 1 << 16) };
         let (mut turns, mut repeat) = (16, 1);

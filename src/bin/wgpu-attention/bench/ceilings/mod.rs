@@ -4,7 +4,7 @@ mod cpu;
 mod gpu;
 
 pub use cpu::measure as of_cpu;
-pub use gpu::measure as of_gpu;
+pub use gpu::{Clock, measure as of_gpu};
 
 use crate::table::short;
 use serde_json::{Value, json};

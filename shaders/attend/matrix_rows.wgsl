@@ -1,0 +1,76 @@
+// Scores and weights of rows for attend/matrix, four keys at a time. Scores are held in powers of two, or raw where FUSED: the factor then
+// joins the exponent.
+
+// The keys that any and that every row of the tile sees.
+fn bounds_of_tile(lane: u32, mine: vec2<i32>) -> vec4<i32> {
+    // Rows past the end (lo beyond any key) do not count.
+    let here = mine.x < 0x3fffffff;
+    let least = vec2<i32>(mine.x, select(0x3fffffff, mine.y, here));
+    let most = vec2<i32>(mine.y, select(0, mine.x, here));
+    let part = vec4<i32>(subgroupMin(least.x), subgroupMax(most.x), subgroupMax(most.y), subgroupMin(least.y));
+    if (lane % LANES == 0u) {
+        bounds_of_subgroup[lane / LANES] = part;
+    }
+    workgroupBarrier();
+    if (lane == 0u) {
+        var b = part;
+        for (var n = 1u; n < SUBGROUPS; n++) { // unroll
+            let other = bounds_of_subgroup[n];
+            b = vec4<i32>(min(b.x, other.x), max(b.y, other.y), max(b.z, other.z), min(b.w, other.w));
+        }
+        tile_bounds[0] = b;
+    }
+    return workgroupUniformLoad(&tile_bounds[0]);
+}
+
+// Four scores after the hooks and the mask. RUN: the keys of every step follow each other, so that bounds are all there is to a mask.
+fn scores(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, first: u32, column: u32, raw: vec4<f32>) -> vec4<f32> {
+    var x = raw;
+    let slot = first + column * 4u;
+    if (!FUSED) {
+        x *= args.scale;
+        for (var n = 0u; n < 4u; n++) { // unroll
+            let pair = At(t.batch, at.head, at.row, query, keys_at(t, bounds, slot + n));
+            x[n] = score(x[n], pair);
+            if (SOFTMAX) {
+                // A bias of -inf masks too. Written so that NaN stays.
+                x[n] = select(x[n] * LOG2_E, MASKED, x[n] < MASKED);
+            } else {
+                x[n] = weight(x[n], pair);
+            }
+        }
+    }
+    let nothing = select(0.0, select(MASKED, args.masked, FUSED), SOFTMAX);
+    let j0 = keys_at(t, bounds, first);
+    let j1 = keys_at(t, bounds, first + TILE_K - 1u);
+    let run = RUN || (j0 >= args.prefix && j1 - j0 == i32(TILE_K) - 1);
+    if (HAS_MASK || !run) {
+        for (var n = 0u; n < 4u; n++) { // unroll
+            x[n] = select(nothing, x[n], allowed(t, at, query, mine, keys_at(t, bounds, slot + n)));
+        }
+    } else if (j0 < bounds.z || j0 + i32(TILE_K) > bounds.w) {
+        let j = vec4<i32>(j0 + i32(column) * 4) + vec4<i32>(0, 1, 2, 3);
+        x = select(vec4<f32>(nothing), x, (j >= vec4<i32>(mine.x)) & (j < vec4<i32>(mine.y)));
+    }
+    return x;
+}
+
+// The largest score of a row, in powers of two.
+fn highest(x: array<vec4<f32>, OWN4>) -> f32 {
+    var four = x[0];
+    for (var n = 1u; n < OWN4; n++) { // unroll
+        four = max(four, x[n]);
+    }
+    var high = max(max(four.x, four.y), max(four.z, four.w));
+    if (SHARE == 2u) {
+        high = max(high, subgroupShuffleXor(high, 1u));
+    }
+    return select(high, high * args.exponent, FUSED);
+}
+
+fn weights(x: vec4<f32>, top: f32) -> vec4<f32> {
+    if (!SOFTMAX) {
+        return x;
+    }
+    return exp2(select(x, x * args.exponent, vec4<bool>(FUSED)) - top);
+}

@@ -337,7 +337,8 @@ impl<'a> LaunchBuilder<'a> {
                     }
                 }
             }
-            let key = HookKey { point: hook.point, name: hook.name.to_string(), source: hook.source.clone(), args };
+            let (name, source) = (hook.name.to_string(), hook.source.clone());
+            let key = HookKey { point: hook.point, name, source, user: hook.is_user(), args };
             self.key.hooks.push(key);
         }
     }

@@ -19,7 +19,9 @@ impl<'a> PlanBuilder<'a> {
     /// An empty plan for a problem; its inputs are slots already.
     pub fn new(problem: &'a Problem) -> Self {
         let mut plan = Plan { variant: problem.subject(), slots: Vec::new(), stages: Vec::new() };
-        for (name, spec) in problem.card().inputs.iter().filter_map(|i| Some((i.name, problem.input(i.name)?))) {
+        let card = problem.card();
+        let known = card.inputs.iter().filter_map(|i| Some((i.name, problem.input(i.name)?)));
+        for (name, spec) in known.chain(problem.inputs().filter(|(name, _)| card.input(name).is_none())) {
             plan.slots.push(Slot {
                 name: name.to_owned(),
                 role: SlotRole::Input,
@@ -152,6 +154,11 @@ impl<'a> PlanBuilder<'a> {
         }
         self.plan.stages.push(Stage { label: label.to_owned(), op, bindings, tables, hooks });
         Ok(())
+    }
+
+    /// The stages so far, for a wrapper to change.
+    pub(crate) fn stages_mut(&mut self) -> &mut Vec<Stage> {
+        &mut self.plan.stages
     }
 
     fn slot(&mut self, name: &str, role: SlotRole, dtype: DType, shape: &[usize]) -> Ref {

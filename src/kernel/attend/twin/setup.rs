@@ -2,7 +2,7 @@
 
 use super::keys::Span;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{ArgRow, ArgValue, Row, Twin};
+use crate::hook::{ArgRow, ArgValue, Twin};
 use crate::kernel::attend::{Attend, Keys, Normaliser};
 use crate::kernel::key::Point;
 use crate::kernel::{Io, TwinIo};
@@ -56,12 +56,9 @@ impl<'a> Source<'a> {
     }
 }
 
-type ScoreCall = fn(&mut [f32], &Row, &[ArgRow]);
-type MaskCall = fn(&mut [bool], &Row, &[ArgRow]);
-
 /// A hook's function and what its arguments are made of.
-pub(super) struct Call<'a, F> {
-    pub function: F,
+pub(super) struct Call<'a> {
+    pub twin: &'a Twin,
     args: Vec<Arg<'a>>,
 }
 
@@ -70,7 +67,7 @@ enum Arg<'a> {
     Table(Table<'a>),
 }
 
-impl<'a, F> Call<'a, F> {
+impl<'a> Call<'a> {
     /// The arguments at one (batch, head, row).
     pub fn args<'s>(&self, at: [usize; 3], to: &'s mut Vec<ArgRow<'a>>) -> &'s [ArgRow<'a>] {
         to.clear();
@@ -126,9 +123,9 @@ pub(super) struct Setup<'a> {
     pub indptr: Option<Table<'a>>,
     pub indices: Option<Table<'a>>,
     pub sink: Option<Table<'a>>,
-    pub score: Vec<Call<'a, ScoreCall>>,
-    pub weight: Vec<Call<'a, ScoreCall>>,
-    pub mask: Vec<Call<'a, MaskCall>>,
+    pub score: Vec<Call<'a>>,
+    pub weight: Vec<Call<'a>>,
+    pub mask: Vec<Call<'a>>,
     row_start: Option<Table<'a>>,
     row_end: Option<Table<'a>>,
     lengths: Option<Table<'a>>,
@@ -213,17 +210,18 @@ impl<'a> Setup<'a> {
                     }
                 });
             }
-            match (hook.point, hook.twin) {
-                (Point::Score, Twin::Score(function)) => self.score.push(Call { function, args }),
-                (Point::Weight, Twin::Score(function)) => self.weight.push(Call { function, args }),
-                (Point::Mask, Twin::Mask(function)) => self.mask.push(Call { function, args }),
+            let calls = match hook.point {
+                Point::Score => &mut self.score,
+                Point::Weight => &mut self.weight,
+                Point::Mask => &mut self.mask,
                 // The GPU kernel does not call it either.
-                (Point::Feature, _) => {}
-                _ => {
-                    let message = format!("attend: hook `{}` has no function for its point on the CPU", hook.name);
-                    return Err(Error::new(ErrorKind::Unsupported, message));
-                }
+                Point::Feature => continue,
+            };
+            if !hook.twin.serves(hook.point) {
+                let message = format!("attend: hook `{}` has no function for its point on the CPU", hook.name);
+                return Err(Error::new(ErrorKind::Unsupported, message));
             }
+            calls.push(Call { twin: &hook.twin, args });
         }
         Ok(())
     }

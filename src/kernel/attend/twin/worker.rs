@@ -299,7 +299,7 @@ impl<'a, 's> Worker<'a, 's> {
         let place = Row { batch: block.batch, head: row.head, row: row.row, query: row.query, keys };
         let scores = self.scores.row(base + lo, hi - lo);
         for call in setup.score.iter().chain(if softmax { &[][..] } else { &setup.weight }) {
-            (call.function)(scores, &place, call.args(at, &mut self.args));
+            call.twin.score(scores, &place, call.args(at, &mut self.args));
         }
         if !tile.seen(&row, slots) {
             tile.hide(&row, slots, scores, masked);
@@ -308,7 +308,7 @@ impl<'a, 's> Worker<'a, 's> {
             self.allowed.clear();
             self.allowed.resize(keys.len(), true);
             for call in &setup.mask {
-                (call.function)(&mut self.allowed, &place, call.args(at, &mut self.args));
+                call.twin.mask(&mut self.allowed, &place, call.args(at, &mut self.args));
             }
             for (score, &allowed) in scores.iter_mut().zip(&self.allowed) {
                 *score = if allowed { *score } else { masked };

@@ -141,8 +141,7 @@ fn arguments_that_do_not_fit() {
     let complete = || hook()?.with("slope", 1.0_f32)?.with("kind", 2)?.with("on", (&flags(&[5]), Along::Keys));
     let plan = |hook: UserHook, variant: &str| -> Result<()> {
         let variant = Hooked::new(variant::find(variant)?.make(&[])?).hook(hook);
-        let inputs =
-            Inputs::new().with("q", &t(&[1, 4, 6, 8])).with("k", &t(&[1, 2, 5, 8])).with("v", &t(&[1, 2, 5, 8]));
+        let inputs = Inputs::new().with("q", t(&[1, 4, 6, 8])).with("k", t(&[1, 2, 5, 8])).with("v", t(&[1, 2, 5, 8]));
         Runtime::cpu().plan(&variant, &inputs).map(|_| ())
     };
     let dense = "dense-attention";
@@ -161,7 +160,7 @@ fn arguments_that_do_not_fit() {
     add("weight of a softmax", weight().and_then(|h| plan(h, dense)));
     let feature = || UserHook::feature("fn feature(x: f32) -> f32 { return x; }");
     add("feature without a map", feature().and_then(|h| plan(h, dense)));
-    let unknown = Inputs::new().with("q", &t(&[1, 1, 2, 2])).with("other", &t(&[1]));
+    let unknown = Inputs::new().with("q", t(&[1, 1, 2, 2])).with("other", t(&[1]));
     let variant =
         || Ok(Hooked::new(variant::find(dense)?.make(&[])?).hook(hook()?.with("slope", ("slopes", Along::Heads))?));
     add("unknown input", variant().and_then(|v| Runtime::cpu().plan(&v, &unknown).map(|_| ())));

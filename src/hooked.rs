@@ -1,5 +1,7 @@
 //! `Hooked`: a variant with users' hooks.
 
+mod structure;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Op;
 use crate::kernel::attend::Normaliser;
@@ -20,12 +22,13 @@ pub struct Hooked<V> {
     variant: V,
     hooks: Vec<UserHook>,
     stage: Option<String>,
+    block_map: bool,
 }
 
 impl<V: Variant> Hooked<V> {
     /// The variant, without a hook yet.
     pub fn new(variant: V) -> Self {
-        Hooked { variant, hooks: Vec::new(), stage: None }
+        Hooked { variant, hooks: Vec::new(), stage: None, block_map: true }
     }
 
     /// Adds a hook.
@@ -39,6 +42,13 @@ impl<V: Variant> Hooked<V> {
     #[must_use]
     pub fn stage(mut self, label: &str) -> Self {
         self.stage = Some(label.to_owned());
+        self
+    }
+
+    /// Asks the masks of every pair, without bounds or a block map from their structure.
+    #[must_use]
+    pub fn without_structure(mut self) -> Self {
+        self.block_map = false;
         self
     }
 
@@ -99,6 +109,7 @@ impl<V: Variant> Variant for Hooked<V> {
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         self.variant.plan(problem, plan)?;
+        let mut masked = None;
         for user in &self.hooks {
             for n in self.stages(plan, user.point())? {
                 let stage = &plan.stages_mut()[n];
@@ -126,7 +137,13 @@ impl<V: Variant> Variant for Hooked<V> {
                 }
                 let hook = user.hook(plan, sizes)?;
                 plan.stages_mut()[n].hooks.push(hook);
+                if user.point() == Point::Mask {
+                    masked = Some((n, sizes));
+                }
             }
+        }
+        if let Some((n, sizes)) = masked.filter(|_| self.block_map) {
+            structure::structure(plan, n, sizes)?;
         }
         Ok(())
     }

@@ -36,6 +36,13 @@ fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     let j = block * i32(args.block_keys) + i32(first % args.block_keys);
     return block < 0 || (j >= args.prefix && (j >= bounds.y || j + i32(TILE_K) <= bounds.x));
 }
+// Whether the mask hooks allow every pair of a key tile.
+fn keys_full(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
+    if (CSR || args.block_keys % TILE_K != 0u) {
+        return false;
+    }
+    return i32(indices_load(list_base(t) + first / args.block_keys * args.indices_s3)) == 2;
+}
 fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     if (slot >= keys_count(t, bounds)) {
         return -1;

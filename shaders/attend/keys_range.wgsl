@@ -15,6 +15,9 @@ fn keys_count(t: Tile, bounds: vec4<i32>) -> u32 {
 fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     return false;
 }
+fn keys_full(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
+    return false;
+}
 fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     let head = prefix_slots();
     if (slot < head) {

@@ -113,7 +113,8 @@ fn kernel(group: u32, lane: u32) {
         var x = array<f32, TILE_K>();
         let j0 = keys_at(t, bounds, first);
         let j1 = keys_at(t, bounds, first + TILE_K - 1u);
-        let full = !HAS_MASK && j0 >= bounds.z && j1 < bounds.w && j1 - j0 == i32(TILE_K) - 1;
+        let unmasked = !HAS_MASK || keys_full(t, bounds, first);
+        let full = unmasked && j0 >= bounds.z && j1 < bounds.w && j1 - j0 == i32(TILE_K) - 1;
         for (var n = 0u; n < K4; n++) { // unroll
             let four = s_tile[lane * S_STRIDE + n] * args.scale;
             x[n * 4u] = four.x;
@@ -134,7 +135,7 @@ fn kernel(group: u32, lane: u32) {
         }
         if (!full) {
             for (var n = 0u; n < TILE_K; n++) { // unroll
-                let seen = allowed(t, at, query, mine, keys_at(t, bounds, first + n));
+                let seen = allowed_in(t, at, query, mine, keys_at(t, bounds, first + n), unmasked);
                 x[n] = select(select(0.0, MASKED, SOFTMAX), x[n], seen);
             }
         }

@@ -89,6 +89,7 @@ fn kernel(group: u32, lane: u32) {
         if (keys_skip(t, bounds, first)) {
             continue;
         }
+        let unmasked = HAS_MASK && keys_full(t, bounds, first);
         workgroupBarrier();
         if (lane < TILE_K) {
             key_of[lane] = keys_at(t, bounds, first + lane);
@@ -124,7 +125,7 @@ fn kernel(group: u32, lane: u32) {
             let key = key_of[slot];
             let pair = At(t.batch, at.head, at.row, query, key);
             var x = select(0.0, MASKED, SOFTMAX);
-            if (allowed(t, at, query, row_bounds[row], key)) {
+            if (allowed_in(t, at, query, row_bounds[row], key, unmasked)) {
                 x = score(scores[row * SCORES + slot] * args.scale, pair);
                 if (SOFTMAX) {
                     // A bias of -inf masks too. Written so that NaN stays.

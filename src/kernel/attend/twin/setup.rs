@@ -2,10 +2,10 @@
 
 use super::keys::Span;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{ArgRow, ArgValue, Twin};
+use crate::kernel::TwinIo;
 use crate::kernel::attend::{Attend, Keys, Normaliser};
+use crate::kernel::calls::{Call, calls};
 use crate::kernel::key::Point;
-use crate::kernel::{Io, TwinIo};
 use crate::tensor::{HostData, Layout};
 use half::f16;
 
@@ -53,29 +53,6 @@ impl<'a> Source<'a> {
     /// Whether rows can be read where they lie.
     pub fn direct(&self) -> bool {
         matches!(self.data, Floats::F32(_)) && (self.layout.strides[3] == 1 || self.layout.shape[3] <= 1)
-    }
-}
-
-/// A hook's function and what its arguments are made of.
-pub(super) struct Call<'a> {
-    pub twin: &'a Twin,
-    args: Vec<Arg<'a>>,
-}
-
-enum Arg<'a> {
-    Number(f64),
-    Table(Table<'a>),
-}
-
-impl<'a> Call<'a> {
-    /// The arguments at one (batch, head, row).
-    pub fn args<'s>(&self, at: [usize; 3], to: &'s mut Vec<ArgRow<'a>>) -> &'s [ArgRow<'a>] {
-        to.clear();
-        to.extend(self.args.iter().map(|arg| match arg {
-            Arg::Number(x) => ArgRow::Number(*x),
-            Arg::Table(table) => ArgRow::of(table.data, table.layout, at),
-        }));
-        to
     }
 }
 
@@ -165,7 +142,7 @@ impl<'a> Setup<'a> {
             Keys::Blocks { queries, .. } => queries,
             Keys::Tokens { .. } => 1,
         };
-        let mut setup = Setup {
+        Ok(Setup {
             op: *op,
             batch,
             heads,
@@ -184,46 +161,13 @@ impl<'a> Setup<'a> {
             indptr,
             indices,
             sink: table("sink"),
-            score: Vec::new(),
-            weight: Vec::new(),
-            mask: Vec::new(),
+            score: calls(io, "attend", Point::Score)?,
+            weight: calls(io, "attend", Point::Weight)?,
+            mask: calls(io, "attend", Point::Mask)?,
             row_start: table("row_start"),
             row_end: table("row_end"),
             lengths: table("lengths"),
-        };
-        setup.hooks(io.io, &table)?;
-        Ok(setup)
-    }
-
-    fn hooks(&mut self, io: &'a Io, table: &impl Fn(&str) -> Option<Table<'a>>) -> Result<()> {
-        for (n, hook) in io.hooks.iter().enumerate() {
-            let mut args = Vec::new();
-            for arg in &hook.args {
-                args.push(match (table(&format!("h{n}_{}", arg.name)), &arg.value) {
-                    (Some(table), _) => Arg::Table(table),
-                    (None, ArgValue::F32(x)) => Arg::Number(f64::from(*x)),
-                    (None, ArgValue::I32(x)) => Arg::Number(f64::from(*x)),
-                    (None, ArgValue::U32(x)) => Arg::Number(f64::from(*x)),
-                    (None, ArgValue::Table(..)) => {
-                        let message = format!("attend: the table `{}` of hook `{}` is not bound", arg.name, hook.name);
-                        return Err(Error::new(ErrorKind::MissingInput, message));
-                    }
-                });
-            }
-            let calls = match hook.point {
-                Point::Score => &mut self.score,
-                Point::Weight => &mut self.weight,
-                Point::Mask => &mut self.mask,
-                // The GPU kernel does not call it either.
-                Point::Feature => continue,
-            };
-            if !hook.twin.serves(hook.point) {
-                let message = format!("attend: hook `{}` has no function for its point on the CPU", hook.name);
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
-            calls.push(Call { twin: &hook.twin, args });
-        }
-        Ok(())
+        })
     }
 
     pub fn softmax(&self) -> bool {

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     OutOfMemory,
     /// The device was lost.
     DeviceLost,
+    /// A user's hook is not what a hook may be; the message has line and column.
+    Hook,
     /// A shader was rejected by the compiler or the driver.
     Shader,
     /// The device reported another failure.

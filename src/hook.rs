@@ -1,5 +1,12 @@
 //! Hooks: the small functions by which variants differ. WGSL for the GPU, a twin over a row of keys for the CPU.
 
+mod exec;
+mod program;
+mod structure;
+
+pub use program::{Assembler, Binary, LANES, Op, Parameter, Program, Reg, Source, Unary};
+pub use structure::{Depends, Structure};
+
 use crate::kernel::key::{Point, ScalarType};
 use crate::plan::Ref;
 use crate::tensor::{HostData, Layout};
@@ -23,10 +30,12 @@ pub struct Hook {
     pub args: Vec<HookArg>,
     /// The same on the CPU.
     pub twin: Twin,
+    /// What a mask rule hangs on, as far as it is known.
+    pub structure: Structure,
 }
 
 /// The CPU side of a hook.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Twin {
     /// Changes the scores of a row of keys.
     Score(fn(&mut [f32], &Row, &[ArgRow])),
@@ -34,6 +43,47 @@ pub enum Twin {
     Mask(fn(&mut [bool], &Row, &[ArgRow])),
     /// Elementwise.
     Feature(fn(f32) -> f32),
+    /// Any of them, interpreted: what the WGSL text was compiled to.
+    Program(Arc<Program>),
+}
+
+impl Twin {
+    /// Whether it serves a point.
+    pub fn serves(&self, point: Point) -> bool {
+        match self {
+            Twin::Score(_) => matches!(point, Point::Score | Point::Weight),
+            Twin::Mask(_) => point == Point::Mask,
+            Twin::Feature(_) => point == Point::Feature,
+            Twin::Program(program) => program.point() == point,
+        }
+    }
+
+    /// Changes the scores (or makes them weights) of a row of keys. Nothing where the twin serves another point.
+    pub fn score(&self, scores: &mut [f32], row: &Row, args: &[ArgRow]) {
+        match self {
+            Twin::Score(function) => function(scores, row, args),
+            Twin::Program(program) => program.score(scores, row, args),
+            _ => {}
+        }
+    }
+
+    /// Clears the entries of pairs that are not allowed. Nothing where the twin serves another point.
+    pub fn mask(&self, allowed: &mut [bool], row: &Row, args: &[ArgRow]) {
+        match self {
+            Twin::Mask(function) => function(allowed, row, args),
+            Twin::Program(program) => program.mask(allowed, row, args),
+            _ => {}
+        }
+    }
+
+    /// The feature of each element. Nothing where the twin serves another point.
+    pub fn feature(&self, x: &mut [f32], args: &[ArgRow]) {
+        match self {
+            Twin::Feature(function) => x.iter_mut().for_each(|x| *x = function(*x)),
+            Twin::Program(program) => program.feature(x, args),
+            _ => {}
+        }
+    }
 }
 
 /// One argument of a hook.
@@ -134,7 +184,12 @@ impl<'a> ArgRow<'a> {
 impl Hook {
     /// A hook from WGSL text and its CPU twin.
     pub fn new(point: Point, name: &'static str, source: &'static str, twin: Twin) -> Self {
-        Hook { point, name: name.into(), source: source.into(), args: Vec::new(), twin }
+        Hook { point, name: name.into(), source: source.into(), args: Vec::new(), twin, structure: Structure::Pairs }
+    }
+
+    /// Whether it is a user's text, checked but not known.
+    pub fn is_user(&self) -> bool {
+        matches!(self.twin, Twin::Program(_))
     }
 
     /// Adds an argument.

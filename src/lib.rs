@@ -39,6 +39,7 @@ pub mod cpu;
 mod error;
 pub mod gpu;
 pub mod hook;
+mod hooked;
 pub mod hooks;
 pub mod kernel;
 pub mod oracle;
@@ -49,14 +50,17 @@ mod problem;
 pub mod runtime;
 pub mod shader;
 mod tensor;
+mod user_hook;
 pub mod variant;
 pub mod variants;
 
 pub use error::{Error, ErrorKind, Result};
+pub use hooked::Hooked;
 pub use params::{ParamSet, ParamSpec, ParamType, Value};
 pub use problem::{Problem, Spec};
 pub use runtime::{Engine, MemoryReport, Outputs, Prepared, Runtime};
 pub use tensor::{BufferView, DType, HostData, HostTensor, Inputs, Layout, Storage, Tensor};
+pub use user_hook::{Along, Argument, UserHook};
 pub use variant::{Card, Entry, Family, InputSpec, Named, OutputSpec, Variant};
 pub use wgpu;
 

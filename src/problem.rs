@@ -42,8 +42,9 @@ impl Problem {
     pub fn new<'a>(variant: &dyn Variant, inputs: impl IntoIterator<Item = (&'a str, Spec)>) -> Result<Self> {
         let card = variant.card();
         let inputs: BTreeMap<String, Spec> = inputs.into_iter().map(|(n, s)| (n.to_owned(), s)).collect();
-        if let Some(name) = inputs.keys().find(|name| card.input(name).is_none()) {
-            let known: Vec<_> = card.inputs.iter().map(|i| i.name).collect();
+        let more = variant.more_inputs();
+        if let Some(name) = inputs.keys().find(|name| card.input(name).is_none() && !more.contains(name)) {
+            let known: Vec<_> = card.inputs.iter().map(|i| i.name).chain(more.iter().map(String::as_str)).collect();
             return Err(Error::new(
                 ErrorKind::UnknownName,
                 format!("{}: no input is called `{name}`; it has {}", card.name, known.join(", ")),

@@ -133,6 +133,11 @@ pub trait Variant: Debug + Send + Sync {
     /// Parameters by name, for shapes in words and for printing.
     fn parameters(&self) -> Vec<(&'static str, Value)>;
 
+    /// Inputs beyond the card's, by name: those of hooks. Their shapes and types are for [`Variant::plan`] to check.
+    fn more_inputs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Writes the plan: stages over named slots. Checks beyond the card's shapes belong here, before the first stage.
     ///
     /// # Errors
@@ -141,6 +146,28 @@ pub trait Variant: Debug + Send + Sync {
 
     /// The definition in f64. Called only with inputs that [`Problem`] accepted.
     fn oracle(&self, inputs: &oracle::Inputs) -> oracle::Outputs;
+}
+
+impl Variant for Box<dyn Variant> {
+    fn card(&self) -> &'static Card {
+        (**self).card()
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, Value)> {
+        (**self).parameters()
+    }
+
+    fn more_inputs(&self) -> Vec<String> {
+        (**self).more_inputs()
+    }
+
+    fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
+        (**self).plan(problem, plan)
+    }
+
+    fn oracle(&self, inputs: &oracle::Inputs) -> oracle::Outputs {
+        (**self).oracle(inputs)
+    }
 }
 
 type Make = fn(&[(String, Value)]) -> Result<Box<dyn Variant>>;

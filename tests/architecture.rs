@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// Module, and the modules it must not name.
-const FORBIDDEN: [(&str, &[&str]); 9] = [
+const FORBIDDEN: [(&str, &[&str]); 10] = [
+    ("hook", &["gpu", "cpu", "shader", "runtime", "variants", "variant", "wgpu", "oracle"]),
     ("variants", &["gpu", "cpu", "shader", "runtime", "wgpu"]),
     ("hooks", &["gpu", "cpu", "shader", "runtime", "variants", "wgpu", "oracle"]),
     ("plan", &["gpu", "cpu", "shader", "runtime", "variants", "wgpu", "oracle"]),

@@ -198,6 +198,40 @@ fn variables_inside_blocks_have_initializers() {
 }
 
 #[test]
+fn hooked_keys_validate_and_translate() {
+    use wgpu_attention::variants::dense::DenseAttention;
+    use wgpu_attention::{Hooked, UserHook};
+    let text = "fn mask(at: At) -> bool { return (at.query - at.key) % 3 == 0; }";
+    let variant = Hooked::new(DenseAttention::default()).hook(UserHook::mask(text).expect("a hook"));
+    let sizes = [("B", 1), ("H", 4), ("Hk", 2), ("Lq", 500), ("D", 64)].map(|(n, s)| (n.to_owned(), s));
+    let problem = Problem::from_sizes(&variant, &sizes, true, &[]).expect("a problem");
+    let plan = runtime::plan(&variant, &problem).expect("a plan");
+    let layouts: Vec<_> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+    for caps in [Caps::portable(Target::Native), matrix_caps(16, 32), matrix_caps(8, 8)] {
+        for n in 0..plan.stages.len() {
+            let key = plan.stages[n].op.kernel().launch(&plan.io(n, &layouts), &caps).expect("a launch").key;
+            let text = shader::compose(&key).expect("a composed shader");
+            let options = naga::front::wgsl::Options {
+                parse_doc_comments: false,
+                capabilities: naga::valid::Capabilities::all(),
+            };
+            let module = naga::front::wgsl::Frontend::new_with_options(options)
+                .parse(&text)
+                .unwrap_or_else(|e| panic!("{}: {}", key.entry, e.emit_to_string(&text)));
+            let mut validator =
+                naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+            let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+            let options =
+                naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
+            naga::back::spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
+            if key.entry == "select/block_map" {
+                insta::assert_snapshot!("select_block_map.wgsl", text);
+            }
+        }
+    }
+}
+
+#[test]
 fn values_do_not_enter_the_key() {
     use wgpu_attention::variants::dense::DenseAttention;
     let key = |batch: usize, heads: usize, length: usize, window: usize| {

@@ -27,14 +27,31 @@ fn keys_count(t: Tile, bounds: vec4<i32>) -> u32 {
     }
     return args.list_blocks * args.block_keys;
 }
-// A key tile inside one block is skipped when the block is absent or lies outside the rows' bounds.
+// A key tile is skipped when every block that it touches is absent or lies outside the rows' bounds.
 fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
-    if (args.block_keys % TILE_K != 0u) {
+    let end = min(first + TILE_K, keys_count(t, bounds));
+    for (var entry = first / args.block_keys; entry * args.block_keys < end; entry++) {
+        let block = block_at(t, entry);
+        // The part of the block that lies in the tile.
+        let start = block * i32(args.block_keys) - i32(entry * args.block_keys);
+        let low = start + i32(max(first, entry * args.block_keys));
+        let high = start + i32(min(end, (entry + 1u) * args.block_keys));
+        if (block >= 0 && (low < args.prefix || (low < bounds.y && high > bounds.x))) {
+            return false;
+        }
+    }
+    return true;
+}
+// Whether the mask hooks allow every pair of a key tile.
+fn keys_full(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
+    if (CSR || args.block_keys % TILE_K != 0u) {
         return false;
     }
-    let block = block_at(t, first / args.block_keys);
-    let j = block * i32(args.block_keys) + i32(first % args.block_keys);
-    return block < 0 || (j >= args.prefix && (j >= bounds.y || j + i32(TILE_K) <= bounds.x));
+    return i32(indices_load(list_base(t) + first / args.block_keys * args.indices_s3)) == 2;
+}
+// Whether the keys of a tile follow each other and are seen by bounds alone.
+fn keys_run(first: u32) -> bool {
+    return !HAS_PREFIX && args.block_keys % TILE_K == 0u;
 }
 fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     if (slot >= keys_count(t, bounds)) {

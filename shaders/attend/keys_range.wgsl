@@ -18,6 +18,13 @@ fn keys_count(t: Tile, bounds: vec4<i32>) -> u32 {
 fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     return false;
 }
+fn keys_full(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
+    return false;
+}
+// Whether the keys of a tile follow each other and are seen by bounds alone.
+fn keys_run(first: u32) -> bool {
+    return !HAS_PREFIX || first >= prefix_slots();
+}
 fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     let head = prefix_slots();
     if (HAS_PREFIX && slot < head) {

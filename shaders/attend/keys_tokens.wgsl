@@ -23,6 +23,13 @@ fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     let j = base + i32(first % args.block_keys);
     return base < 0 || (j >= args.prefix && (j >= bounds.y || j + i32(TILE_K) <= bounds.x));
 }
+fn keys_full(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
+    return false;
+}
+// Whether the keys of a tile follow each other and are seen by bounds alone.
+fn keys_run(first: u32) -> bool {
+    return !HAS_PREFIX && args.block_keys % TILE_K == 0u;
+}
 fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     if (slot >= keys_count(t, bounds)) {
         return -1;

@@ -23,7 +23,7 @@ fn bounds_of_tile(lane: u32, mine: vec2<i32>) -> vec4<i32> {
     return workgroupUniformLoad(&tile_bounds[0]);
 }
 
-// Four scores after the hooks and the mask. RUN: the keys of every step follow each other, so that bounds are all there is to a mask.
+// Four scores after the hooks and the mask. Where keys follow each other, bounds are all there is to a mask.
 fn scores(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, first: u32, column: u32, raw: vec4<f32>) -> vec4<f32> {
     var x = raw;
     let slot = first + column * 4u;
@@ -42,11 +42,10 @@ fn scores(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, fi
     }
     let nothing = select(0.0, select(MASKED, args.masked, FUSED), SOFTMAX);
     let j0 = keys_at(t, bounds, first);
-    let j1 = keys_at(t, bounds, first + TILE_K - 1u);
-    let run = RUN || (j0 >= args.prefix && j1 - j0 == i32(TILE_K) - 1);
-    if (HAS_MASK || !run) {
+    let unmasked = !HAS_MASK || keys_full(t, bounds, first);
+    if (!unmasked || !keys_run(first)) {
         for (var n = 0u; n < 4u; n++) { // unroll
-            x[n] = select(nothing, x[n], allowed(t, at, query, mine, keys_at(t, bounds, slot + n)));
+            x[n] = select(nothing, x[n], allowed_in(t, at, query, mine, keys_at(t, bounds, slot + n), unmasked));
         }
     } else if (j0 < bounds.z || j0 + i32(TILE_K) > bounds.w) {
         let j = vec4<i32>(j0 + i32(column) * 4) + vec4<i32>(0, 1, 2, 3);

@@ -82,9 +82,14 @@ fn bounds_of(t: Tile, at: RowAt) -> vec2<i32> {
 }
 
 fn allowed(t: Tile, at: RowAt, query: i32, bounds: vec2<i32>, key: i32) -> bool {
+    return allowed_in(t, at, query, bounds, key, false);
+}
+
+// The same in a key tile of which it is known that the mask hooks allow all of it (keys_full).
+fn allowed_in(t: Tile, at: RowAt, query: i32, bounds: vec2<i32>, key: i32, full: bool) -> bool {
     let first = i32(t.split * args.split_keys);
     let early = key < args.prefix && key >= first && key < first + i32(args.split_keys) && key < key_limit(t)
         && (args.causal == 0u || key <= query);
     let inside = key >= 0 && ((key >= bounds.x && key < bounds.y) || early);
-    return at.valid && inside && (!HAS_MASK || mask(At(t.batch, at.head, at.row, query, key)));
+    return at.valid && inside && (!HAS_MASK || full || mask(At(t.batch, at.head, at.row, query, key)));
 }

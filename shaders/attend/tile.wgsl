@@ -6,7 +6,7 @@
 // of its rows in VALUE_VECS vec4 of the values: both products read far less workgroup memory than they compute.
 // Workgroup memory at 64 rows: 10240 (operands) + 4352 (weights) + 1.3 KiB (rows, keys) = 15.6 KiB.
 // Barriers a key tile: 4 + 2 a 16 of D + 2 a VALUE_KEYS keys.
-// With attend/rows, attend/finish, attend/tile_stage, attend/tile_scores and one of attend/keys_* (keys_count, keys_at, keys_skip).
+// With attend/rows, attend/finish, attend/tile_stage, attend/tile_scores and one of attend/keys_* (keys_count, keys_at, keys_skip, keys_full, keys_run).
 
 const TILE_Q: u32 = 8u * ROWS_EACH;
 const TILE_K: u32 = 64u;
@@ -73,7 +73,10 @@ fn kernel(group: u32, lane: u32) {
             }
             workgroupBarrier();
         }
-        let whole = RUN && !HAS_MASK && first >= bounds.z && first + i32(TILE_K) <= bounds.w;
+        // Nothing but the rows' bounds decides what is seen of keys that follow each other; `whole`: all of it.
+        let unmasked = !HAS_MASK || keys_full(t, bounds, slot);
+        let straight = SOFTMAX && !HAS_SCORE && unmasked && keys_run(slot);
+        let whole = straight && first >= bounds.z && first + i32(TILE_K) <= bounds.w;
 
         var s = array<f32, ROWS_EACH * KEYS_EACH>();
         for (var depth = 0u; depth < args.depth; depth += CHUNK * 4u) {
@@ -97,7 +100,7 @@ fn kernel(group: u32, lane: u32) {
             workgroupBarrier();
         }
 
-        if (HAS_SCORE || HAS_MASK || !SOFTMAX || !RUN) {
+        if (!straight) {
             // Through workgroup memory, because copies of the hooks for every score would make the shader long. Nobody else touches
             // the vec4 of this thread, so no barrier is needed.
             for (var p = 0u; p < PARTS; p++) { // unroll
@@ -108,7 +111,7 @@ fn kernel(group: u32, lane: u32) {
                             vec4<f32>(s[i], s[i + KEYS_EACH], s[i + 2u * KEYS_EACH], s[i + 3u * KEYS_EACH]);
                     }
                 }
-                hooked(t, first, p * PART_KEYS, rows, column);
+                hooked(t, first, p * PART_KEYS, rows, column, unmasked);
                 for (var n = 0u; n < PART_EACH; n++) { // unroll
                     for (var r = 0u; r < R4; r++) { // unroll
                         let i = r * 4u * KEYS_EACH + p * PART_EACH + n;

@@ -73,12 +73,12 @@ impl Pipelines {
         }
         let text = shader::compose(key)?;
         let label = key.label();
-        scoped_later(&gpu.device, &label, || self.create(gpu, &bindings, &text, &label))
+        scoped_later(&gpu.device, &label, || self.create(gpu, key, &bindings, &text, &label))
             .await
             .map_err(|e| if e.kind() == ErrorKind::Device { Error::new(ErrorKind::Shader, e.to_string()) } else { e })
     }
 
-    fn create(&self, gpu: &Gpu, bindings: &[(String, Access)], text: &str, label: &str) -> Pipeline {
+    fn create(&self, gpu: &Gpu, key: &KernelKey, bindings: &[(String, Access)], text: &str, label: &str) -> Pipeline {
         let buffer = |binding: usize, ty| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -97,9 +97,13 @@ impl Pipelines {
         let module = if self.checked {
             device.create_shader_module(descriptor)
         } else {
+            let mut checks = wgpu::ShaderRuntimeChecks::unchecked();
+            // WGSL defines x / 0; drivers do not. A user's hook may come to it.
+            checks.int_div_checks = key.hooks.iter().any(|h| h.user && h.source.contains(['/', '%']));
             // SAFETY: kernels of ours index inside what the plan bound (list entries are compared with the lengths) and their loops end:
-            // every bound is an argument or a length read once. Where the device has robust buffer access it holds besides.
-            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+            // every bound is an argument or a length read once. A user's hook has no memory of its own, bounded indices and bounded loops.
+            // Where the device has robust buffer access it holds besides.
+            unsafe { device.create_shader_module_trusted(descriptor, checks) }
         };
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(label),

@@ -127,7 +127,7 @@ impl Problem {
         ];
         let op = Op::Attend(Attend::new(self.scale).causal(true));
         let stage = Stage { label: "self-test".into(), op, bindings, tables: Vec::new(), hooks: Vec::new() };
-        Plan { variant: "self-test", slots, stages: vec![stage] }
+        Plan { variant: "self-test", slots, stages: vec![stage], notes: Vec::new() }
     }
 
     fn definition(&self) -> Vec<f64> {

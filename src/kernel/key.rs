@@ -118,6 +118,8 @@ pub struct HookKey {
     pub name: String,
     /// WGSL text.
     pub source: Arc<str>,
+    /// A user's: nobody vouches for its divisors.
+    pub user: bool,
     /// Arguments after `at`, in order: name and type; each is an argument of the kernel or a table called `hN_NAME`.
     pub args: Vec<(String, ScalarType, bool)>,
 }

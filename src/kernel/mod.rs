@@ -2,6 +2,7 @@
 //! twin). A kernel knows no variant, no plan and no device.
 
 pub mod attend;
+mod calls;
 pub mod combine;
 pub mod key;
 pub mod pool;
@@ -28,6 +29,8 @@ pub enum Op {
     TopK(select::TopK),
     /// The key range of each packed row.
     Segments(select::Segments),
+    /// Which tiles of pairs mask hooks leave.
+    BlockMap(select::BlockMap),
     /// The linear recurrence.
     Scan(scan::Scan),
     /// Row-wise feature map.
@@ -52,6 +55,7 @@ impl Op {
             Op::Score(op) => op,
             Op::TopK(op) => op,
             Op::Segments(op) => op,
+            Op::BlockMap(op) => op,
             Op::Scan(op) => op,
             Op::Map(op) => op,
             Op::Rotary(op) => op,
@@ -337,7 +341,8 @@ impl<'a> LaunchBuilder<'a> {
                     }
                 }
             }
-            let key = HookKey { point: hook.point, name: hook.name.to_string(), source: hook.source.clone(), args };
+            let (name, source) = (hook.name.to_string(), hook.source.clone());
+            let key = HookKey { point: hook.point, name, source, user: hook.is_user(), args };
             self.key.hooks.push(key);
         }
     }

@@ -18,8 +18,10 @@ pub struct PlanBuilder<'a> {
 impl<'a> PlanBuilder<'a> {
     /// An empty plan for a problem; its inputs are slots already.
     pub fn new(problem: &'a Problem) -> Self {
-        let mut plan = Plan { variant: problem.subject(), slots: Vec::new(), stages: Vec::new() };
-        for (name, spec) in problem.card().inputs.iter().filter_map(|i| Some((i.name, problem.input(i.name)?))) {
+        let mut plan = Plan { variant: problem.subject(), slots: Vec::new(), stages: Vec::new(), notes: Vec::new() };
+        let card = problem.card();
+        let known = card.inputs.iter().filter_map(|i| Some((i.name, problem.input(i.name)?)));
+        for (name, spec) in known.chain(problem.inputs().filter(|(name, _)| card.input(name).is_none())) {
             plan.slots.push(Slot {
                 name: name.to_owned(),
                 role: SlotRole::Input,
@@ -152,6 +154,16 @@ impl<'a> PlanBuilder<'a> {
         }
         self.plan.stages.push(Stage { label: label.to_owned(), op, bindings, tables, hooks });
         Ok(())
+    }
+
+    /// Tells a reader of the plan what was decided and why.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.plan.notes.push(text.into());
+    }
+
+    /// The stages so far, for a wrapper to change.
+    pub(crate) fn stages_mut(&mut self) -> &mut Vec<Stage> {
+        &mut self.plan.stages
     }
 
     fn slot(&mut self, name: &str, role: SlotRole, dtype: DType, shape: &[usize]) -> Ref {

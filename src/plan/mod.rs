@@ -184,6 +184,8 @@ pub struct Plan {
     pub slots: Vec<Slot>,
     /// Stages in the order they run.
     pub stages: Vec<Stage>,
+    /// What was decided while it was written, for a reader.
+    pub notes: Vec<String>,
 }
 
 impl Plan {

@@ -176,11 +176,15 @@ fn table_accessor(out: &mut String, table: &TableKey) {
     );
 }
 
-/// The hook's function under the name `hN_NAME`, so that two hooks of one name do not collide.
+/// The start of every other name in a user's hook.
+pub(super) const USER_PREFIX: &str = "userfn_";
+
+/// The hook's function under the name `hN_NAME`, so that two hooks of one name do not collide; what else a user's text defines is
+/// called `hNf_...`.
 fn hook_text(out: &mut String, n: usize, hook: &HookKey) {
     let from = format!("fn {}(", hook.name);
     let to = format!("fn h{n}_{}(", hook.name);
-    out.push_str(&hook.source.replace(&from, &to));
+    out.push_str(&hook.source.replace(&from, &to).replace(USER_PREFIX, &format!("h{n}f_")));
     out.push('\n');
 }
 

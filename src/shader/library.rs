@@ -35,6 +35,7 @@ files![
     "scan/chunk_tile",
     "scan/common",
     "scan/recurrent",
+    "select/block_map",
     "select/score",
     "select/segments",
     "select/topk",

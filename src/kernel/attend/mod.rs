@@ -15,7 +15,8 @@ use crate::tensor::DType;
 pub enum Keys {
     /// All of them.
     Range,
-    /// Key blocks listed for each query block: role `indices` alone is a mask (B, heads, nq, nk) of U8; with `indptr`
+    /// Key blocks listed for each query block: role `indices` alone is a mask (B, heads, nq, nk) of U8 or I32 (0: not listed, 2: listed, and
+    /// the mask hooks allow every pair of it; they are not asked); with `indptr`
     /// (B, heads, nq + 1) it is CSR with `indices` (B, heads, nnz).
     Blocks {
         /// Queries a block.

@@ -1,7 +1,10 @@
 //! `select`: scores of candidates, the indices of the largest, and the key ranges of packed rows.
 
+mod block_map;
 mod launch;
 mod twin;
+
+pub use block_map::BlockMap;
 
 use super::{Io, Kernel, Role, TwinIo};
 use crate::caps::Caps;

@@ -4,7 +4,8 @@ use super::exp_all;
 use super::launch::{gate_heads, rows};
 use super::{Feature, Gate, Map, Norm, Rotary};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{Hook, Twin};
+use crate::hook::{ArgRow, ArgValue, Hook};
+use crate::kernel::key::Point;
 use crate::kernel::reals::{Reals, dot};
 use crate::kernel::{Kernel, TwinIo, for_each_row};
 
@@ -39,18 +40,26 @@ pub(super) fn map(op: &Map, io: &mut TwinIo) -> Result<()> {
         if hooks.is_empty() {
             features(feature, x, row);
         } else {
-            let x: Vec<f32> = x.iter().map(|&x| hooks.iter().fold(x, hooked)).collect();
+            let mut x = x.to_vec();
+            hooks
+                .iter()
+                .filter(|h| h.point == Point::Feature)
+                .for_each(|hook| hook.twin.feature(&mut x, &numbers(hook)));
             features(feature, &x, row);
         }
     });
     Ok(())
 }
 
-fn hooked(x: f32, hook: &Hook) -> f32 {
-    match hook.twin {
-        Twin::Feature(of) => of(x),
-        _ => x,
-    }
+/// The arguments of a feature hook, which takes no tables.
+fn numbers(hook: &Hook) -> Vec<ArgRow<'static>> {
+    let number = |value: &ArgValue| match value {
+        ArgValue::F32(x) => f64::from(*x),
+        ArgValue::I32(x) => f64::from(*x),
+        ArgValue::U32(x) => f64::from(*x),
+        ArgValue::Table(..) => 0.0,
+    };
+    hook.args.iter().map(|arg| ArgRow::Number(number(&arg.value))).collect()
 }
 
 fn features(feature: Feature, x: &[f32], to: &mut [f32]) {

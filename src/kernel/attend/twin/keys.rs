@@ -77,6 +77,21 @@ impl Block {
         }));
     }
 
+    /// Whether a block mask says that the mask hooks allow all of these keys to all rows of the block.
+    pub fn unmasked(&self, setup: &Setup, keys: &[i32]) -> bool {
+        let (Keys::Blocks { keys: size, .. }, Some(list), None) = (setup.op.keys, setup.indices, setup.indptr) else {
+            return setup.mask.is_empty();
+        };
+        let head = self.head / setup.list_group;
+        let full = |block: i32| list.get(&[self.batch, head, self.block, block as usize]) == 2.0;
+        let mut last = -1;
+        keys.iter().map(|key| key / size as i32).all(|block| {
+            let known = block == last;
+            last = block;
+            known || full(block)
+        })
+    }
+
     /// The runs of keys, in order, that at least one of the rows may see; consecutive ones are joined.
     pub fn runs(&self, setup: &Setup, rows: &[QueryRow], to: &mut Vec<Span>) {
         to.clear();

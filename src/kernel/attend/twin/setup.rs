@@ -2,10 +2,10 @@
 
 use super::keys::Span;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{ArgRow, ArgValue, Row, Twin};
+use crate::kernel::TwinIo;
 use crate::kernel::attend::{Attend, Keys, Normaliser};
+use crate::kernel::calls::{Call, calls};
 use crate::kernel::key::Point;
-use crate::kernel::{Io, TwinIo};
 use crate::tensor::{HostData, Layout};
 use half::f16;
 
@@ -56,32 +56,6 @@ impl<'a> Source<'a> {
     }
 }
 
-type ScoreCall = fn(&mut [f32], &Row, &[ArgRow]);
-type MaskCall = fn(&mut [bool], &Row, &[ArgRow]);
-
-/// A hook's function and what its arguments are made of.
-pub(super) struct Call<'a, F> {
-    pub function: F,
-    args: Vec<Arg<'a>>,
-}
-
-enum Arg<'a> {
-    Number(f64),
-    Table(Table<'a>),
-}
-
-impl<'a, F> Call<'a, F> {
-    /// The arguments at one (batch, head, row).
-    pub fn args<'s>(&self, at: [usize; 3], to: &'s mut Vec<ArgRow<'a>>) -> &'s [ArgRow<'a>] {
-        to.clear();
-        to.extend(self.args.iter().map(|arg| match arg {
-            Arg::Number(x) => ArgRow::Number(*x),
-            Arg::Table(table) => ArgRow::of(table.data, table.layout, at),
-        }));
-        to
-    }
-}
-
 /// A query row of one head, and the keys that it may see before lists and mask hooks.
 #[derive(Clone, Copy, Default)]
 pub(super) struct QueryRow {
@@ -126,9 +100,9 @@ pub(super) struct Setup<'a> {
     pub indptr: Option<Table<'a>>,
     pub indices: Option<Table<'a>>,
     pub sink: Option<Table<'a>>,
-    pub score: Vec<Call<'a, ScoreCall>>,
-    pub weight: Vec<Call<'a, ScoreCall>>,
-    pub mask: Vec<Call<'a, MaskCall>>,
+    pub score: Vec<Call<'a>>,
+    pub weight: Vec<Call<'a>>,
+    pub mask: Vec<Call<'a>>,
     row_start: Option<Table<'a>>,
     row_end: Option<Table<'a>>,
     lengths: Option<Table<'a>>,
@@ -168,7 +142,7 @@ impl<'a> Setup<'a> {
             Keys::Blocks { queries, .. } => queries,
             Keys::Tokens { .. } => 1,
         };
-        let mut setup = Setup {
+        Ok(Setup {
             op: *op,
             batch,
             heads,
@@ -187,45 +161,13 @@ impl<'a> Setup<'a> {
             indptr,
             indices,
             sink: table("sink"),
-            score: Vec::new(),
-            weight: Vec::new(),
-            mask: Vec::new(),
+            score: calls(io, "attend", Point::Score)?,
+            weight: calls(io, "attend", Point::Weight)?,
+            mask: calls(io, "attend", Point::Mask)?,
             row_start: table("row_start"),
             row_end: table("row_end"),
             lengths: table("lengths"),
-        };
-        setup.hooks(io.io, &table)?;
-        Ok(setup)
-    }
-
-    fn hooks(&mut self, io: &'a Io, table: &impl Fn(&str) -> Option<Table<'a>>) -> Result<()> {
-        for (n, hook) in io.hooks.iter().enumerate() {
-            let mut args = Vec::new();
-            for arg in &hook.args {
-                args.push(match (table(&format!("h{n}_{}", arg.name)), &arg.value) {
-                    (Some(table), _) => Arg::Table(table),
-                    (None, ArgValue::F32(x)) => Arg::Number(f64::from(*x)),
-                    (None, ArgValue::I32(x)) => Arg::Number(f64::from(*x)),
-                    (None, ArgValue::U32(x)) => Arg::Number(f64::from(*x)),
-                    (None, ArgValue::Table(..)) => {
-                        let message = format!("attend: the table `{}` of hook `{}` is not bound", arg.name, hook.name);
-                        return Err(Error::new(ErrorKind::MissingInput, message));
-                    }
-                });
-            }
-            match (hook.point, hook.twin) {
-                (Point::Score, Twin::Score(function)) => self.score.push(Call { function, args }),
-                (Point::Weight, Twin::Score(function)) => self.weight.push(Call { function, args }),
-                (Point::Mask, Twin::Mask(function)) => self.mask.push(Call { function, args }),
-                // The GPU kernel does not call it either.
-                (Point::Feature, _) => {}
-                _ => {
-                    let message = format!("attend: hook `{}` has no function for its point on the CPU", hook.name);
-                    return Err(Error::new(ErrorKind::Unsupported, message));
-                }
-            }
-        }
-        Ok(())
+        })
     }
 
     pub fn softmax(&self) -> bool {

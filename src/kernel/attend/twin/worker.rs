@@ -54,6 +54,8 @@ pub(super) struct Worker<'a, 's> {
     /// Addresses of rows of K and V that come next.
     next: [Vec<*const u8>; 2],
     allowed: Vec<bool>,
+    /// The mask hooks allow every pair of the tile.
+    unmasked: bool,
     args: Vec<ArgRow<'a>>,
 }
 
@@ -74,6 +76,7 @@ impl<'a, 's> Worker<'a, 's> {
             pointers: Rows::default(),
             next: Default::default(),
             allowed: Vec::new(),
+            unmasked: false,
             args: Vec::new(),
         }
     }
@@ -96,6 +99,7 @@ impl<'a, 's> Worker<'a, 's> {
 
     /// The rows of a block over part `chunk` of `chunks` of their keys.
     pub fn attend(&mut self, block: &Block, chunk: usize, chunks: usize) {
+        let setup = self.setup;
         self.start(block);
         block.runs(self.setup, &self.rows, &mut self.runs);
         let total: usize = self.runs.iter().map(|r| r.len()).sum();
@@ -119,6 +123,7 @@ impl<'a, 's> Worker<'a, 's> {
         tile.fill(&self.runs, &mut at, &mut left, most);
         while !tile.keys.is_empty() {
             next.fill(&self.runs, &mut at, &mut left, most);
+            self.unmasked = block.unmasked(setup, &tile.keys);
             if few {
                 self.stream(block, &tile, &next, stride);
             } else {
@@ -299,16 +304,16 @@ impl<'a, 's> Worker<'a, 's> {
         let place = Row { batch: block.batch, head: row.head, row: row.row, query: row.query, keys };
         let scores = self.scores.row(base + lo, hi - lo);
         for call in setup.score.iter().chain(if softmax { &[][..] } else { &setup.weight }) {
-            (call.function)(scores, &place, call.args(at, &mut self.args));
+            call.twin.score(scores, &place, call.args(at, &mut self.args));
         }
         if !tile.seen(&row, slots) {
             tile.hide(&row, slots, scores, masked);
         }
-        if !setup.mask.is_empty() {
+        if !setup.mask.is_empty() && !self.unmasked {
             self.allowed.clear();
             self.allowed.resize(keys.len(), true);
             for call in &setup.mask {
-                (call.function)(&mut self.allowed, &place, call.args(at, &mut self.args));
+                call.twin.mask(&mut self.allowed, &place, call.args(at, &mut self.args));
             }
             for (score, &allowed) in scores.iter_mut().zip(&self.allowed) {
                 *score = if allowed { *score } else { masked };

@@ -162,7 +162,7 @@ fn weight_hooks_take_the_place_of_softmax() {
                 op.causal = causal;
                 op.normaliser = Normaliser::Weights;
             });
-            let hook = Hook::new(Point::Weight, "sigmoid", "", sigmoid).arg("shift", ArgValue::F32(1.5));
+            let hook = Hook::new(Point::Weight, "sigmoid", "", sigmoid.clone()).arg("shift", ArgValue::F32(1.5));
             let case = sieved(biased(case)).hook(hook, |s, _, _, _| 1.0 / (1.0 + (1.5 - s).exp()));
             case.check("sigmoid weights");
         }

@@ -11,6 +11,9 @@ use wgpu_attention::{DType, HostTensor, Inputs, Problem, Value, variant};
 type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str, &'static [&'static str]);
 
 const CASES: &[Case] = &[
+    ("aaren", &[], "B=2,H=3,L=131,D=7,Dv=5", &[]),
+    ("aaren", &[("scale", "9")], "B=1,H=2,L=35,D=20,Dv=72", &["m", "u", "w"]),
+    ("aaren", &[], "B=1,H=1,L=1,D=1,Dv=1", &["m", "u", "w"]),
     ("attention-calibration", &[("heads", "1,3"), ("threshold", "0.05")], "B=2,H=4,Hk=2,L=35,D=7,Dv=5", &[]),
     ("attention-calibration", &[("heads", "0"), ("beta", "0"), ("scale", "2")], "B=1,H=1,Hk=1,L=1,D=3,Dv=2", &[]),
     ("attention-calibration", &[("heads", "0,1"), ("threshold", "0.9")], "B=1,H=2,Hk=1,L=70,D=8,Dv=72", &[]),
@@ -57,6 +60,9 @@ const CASES: &[Case] = &[
     ("lama-attention", &[], "B=3,L=35,Cx=9,Mh=5,R=3", &["mask"]),
     ("lama-attention", &[("activation", "none")], "B=1,L=65,Cx=20,Mh=1,R=1", &[]),
     ("lama-attention", &[("l2", "false")], "B=2,L=7,Cx=5,Mh=3,R=2", &[]),
+    ("normalised-cut", &[], "B=2,L=35,Cx=5", &[]),
+    ("normalised-cut", &[("tau", "0.1"), ("eps", "0.01")], "B=1,L=7,Cx=3", &[]),
+    ("normalised-cut", &[], "B=1,L=2,Cx=1", &[]),
     ("p-laplacian-attention", &[("p", "1.6"), ("mu", "0.3")], "B=2,H=3,L=35,Df=5", &[]),
     ("p-laplacian-attention", &[("p", "2")], "B=1,H=1,L=7,Df=1", &[]),
     ("p-laplacian-attention", &[("p", "3"), ("eps", "0.001")], "B=1,H=1,L=9,Df=2", &[]),
@@ -97,6 +103,15 @@ fn input(name: &str, dtype: DType, shape: &[usize], seed: u64) -> HostTensor {
             HostTensor::new(shape, map).expect("a shape")
         }
         // Strengths and factors lie in their range; some factors are 0.
+        // Two clusters of tokens, some of them near both: a graph whose second eigenvalue is well apart.
+        _ if name == "features" && shape.len() == 3 => {
+            let width = shape[2];
+            let noise = random(shape, seed).to_f32();
+            let cluster = |n: usize| if n % width == usize::from(n / width % 3 == 0) % width { 1.5 } else { 0.0 };
+            HostTensor::from_fn(shape, |n| cluster(n) + 0.5 * noise[n])
+        }
+        // A sum of weights is positive.
+        _ if name == "u" => HostTensor::from_fn(shape, |n| 0.5 + n as f32),
         _ if ["strength", "factor"].contains(&name) => {
             let half = random(shape, seed).to_f32().iter().map(|x| x.abs().min(2.0) / 2.0).collect::<Vec<_>>();
             HostTensor::new(shape, half.iter().map(|x| if *x < 0.1 { 0.0 } else { *x }).collect::<Vec<_>>())
@@ -160,6 +175,8 @@ fn operators_agree_with_their_oracles() {
 fn budget(variant: &str) -> Budget {
     match variant {
         "p-laplacian-attention" | "p-laplacian-cross" => Budget::SCAN,
+        // Two hundred steps of an iteration.
+        "normalised-cut" => Budget::MATRIX,
         _ => Budget::F32,
     }
 }

@@ -13,6 +13,7 @@ pub mod informed_tokens;
 pub mod lama;
 pub mod latent_pooling;
 pub mod merge_lse;
+pub mod normalised_cut;
 pub mod p_laplacian;
 pub mod p_laplacian_cross;
 pub mod paint;
@@ -48,6 +49,7 @@ variants! {
     lama::LamaAttention,
     latent_pooling::LatentPoolingAttention,
     merge_lse::MergeLse,
+    normalised_cut::NormalisedCut,
     p_laplacian::PLaplacianAttention,
     p_laplacian_cross::PLaplacianCross,
     paint::PaintAttention,

@@ -93,6 +93,10 @@ impl OutputSpec {
     pub const fn index(name: &'static str, shape: &'static str) -> Self {
         OutputSpec { name, shape, dtype: DType::I32 }
     }
+    /// A result of flags, 1 = yes.
+    pub const fn flag(name: &'static str, shape: &'static str) -> Self {
+        OutputSpec { name, shape, dtype: DType::U8 }
+    }
 }
 
 /// What a variant is called, computes, takes and gives, and where it comes from.

@@ -11,6 +11,28 @@ pub fn given(allowed: Ref) -> Hook {
     hook!(Mask, "mask", "given", twin).arg("allowed", ArgValue::Table(allowed, ScalarType::Bool))
 }
 
+/// A boolean tensor that broadcasts to (B, H, Lq, Lk), 1 = not allowed.
+pub fn hidden(forbidden: Ref) -> Hook {
+    let twin = Twin::Mask(|m, row, args| m.iter_mut().zip(row.keys).for_each(|(m, &j)| *m &= !args[0].bool(j)));
+    hook!(Mask, "mask", "hidden", twin).arg("forbidden", ArgValue::Table(forbidden, ScalarType::Bool))
+}
+
+/// Tokens below an index see only themselves among themselves.
+pub fn alone(below: usize) -> Hook {
+    let twin = Twin::Mask(|m, row, args| {
+        let below = args[0].i32(0);
+        let own = row.row as i32;
+        m.iter_mut().zip(row.keys).for_each(|(m, &j)| *m &= own >= below || j >= below || j == own);
+    });
+    hook!(Mask, "mask", "alone", twin).arg("below", ArgValue::U32(below as u32))
+}
+
+/// Keys from the row's own index on.
+pub fn later() -> Hook {
+    let twin = Twin::Mask(|m, row, _| m.iter_mut().zip(row.keys).for_each(|(m, &j)| *m &= j >= row.row as i32));
+    hook!(Mask, "mask", "later", twin)
+}
+
 /// Causality and window by explicit positions, `pos_q` (1, 1, Lq, 1) and `pos_k` (1, 1, 1, Lk); a position not given is the index.
 pub fn positions(pos_q: Option<Ref>, pos_k: Option<Ref>, left: Option<usize>, right: Option<usize>) -> Hook {
     let twin = Twin::Mask(|m, row, args| {

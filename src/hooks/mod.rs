@@ -1,10 +1,15 @@
 //! The shared hooks: one WGSL file and one twin each. Where a twin and its WGSL differ, GPU and CPU tests differ.
 
 mod mask;
+mod number;
 mod score;
 mod weight;
 
-pub use mask::{Axis, given, neighborhood, positions};
+pub use mask::{Axis, alone, given, hidden, later, neighborhood, positions};
+pub use number::{
+    Number, above, ahead, at_least, diagonal, equals, except, gain, hat, hyperbolic, inverse_log, log_factor, logistic,
+    magnitude, over, plus, power, probability, take, times,
+};
 pub use score::{alibi, bias, neg_log, shift, softcap};
 pub use weight::{one, sigmoid};
 

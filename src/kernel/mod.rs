@@ -4,6 +4,7 @@
 pub mod attend;
 mod calls;
 pub mod combine;
+pub mod diagnose;
 pub mod key;
 pub mod pool;
 pub(crate) mod reals;
@@ -45,6 +46,8 @@ pub enum Op {
     Merge(combine::Merge),
     /// Weighted sum of results.
     Mix(combine::Mix),
+    /// Numbers of pairs, changed by hooks and folded.
+    Fold(diagnose::Fold),
 }
 
 impl Op {
@@ -63,6 +66,7 @@ impl Op {
             Op::Pool(op) => op,
             Op::Merge(op) => op,
             Op::Mix(op) => op,
+            Op::Fold(op) => op,
         }
     }
 }
@@ -369,7 +373,7 @@ pub struct TwinIo<'a> {
     pub io: &'a Io,
     /// Memory of the roles that are read.
     pub reads: Vec<(&'static str, &'a HostData)>,
-    /// Memory of the roles that are written (contiguous, of f32 or i32).
+    /// Memory of the roles that are written (contiguous, of f32, i32 or u8).
     pub writes: Vec<(&'static str, &'a mut HostData)>,
     /// Memory of the tables in the order of `io.tables`.
     pub tables: Vec<&'a HostData>,
@@ -396,6 +400,15 @@ impl<'a> TwinIo<'a> {
         let range = self.range(role)?;
         match self.take(role)? {
             HostData::I32(v) => v.get_mut(range),
+            _ => None,
+        }
+    }
+
+    /// Takes the bytes of a role that is written, exactly those bound; `None` when it is not bound.
+    pub fn write_u8(&mut self, role: &str) -> Option<&'a mut [u8]> {
+        let range = self.range(role)?;
+        match self.take(role)? {
+            HostData::U8(v) => v.get_mut(range),
             _ => None,
         }
     }

@@ -101,3 +101,11 @@ pub fn with_sink((mut out, mut lse): (Array, Array), sink: Option<&Array>) -> (A
     }
     (out, lse)
 }
+
+/// The weights (B, H, Lq, Lk) of [`attention`], zeros in a row without keys.
+pub fn attention_map(q: &Array, k: &Array, scale: f64, pairs: &Pairs) -> Array {
+    let keys = k.shape[2];
+    let mut one = Array::zeros(&[k.shape[0], k.shape[1], keys, keys]);
+    (0..one.data.len()).filter(|n| n / keys % keys == n % keys).for_each(|n| one.data[n] = 1.0);
+    attention(q, k, &one, scale, pairs).0
+}

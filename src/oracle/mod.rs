@@ -4,11 +4,13 @@
 //! plan: where an engine and an oracle agree, two independent texts agree.
 
 mod attention;
+mod eigen;
 pub mod features;
 mod recurrence;
 mod search;
 
-pub use attention::{Pairs, Row, attention, bottom_right, merge, with_sink};
+pub use attention::{Pairs, Row, attention, attention_map, bottom_right, merge, with_sink};
+pub use eigen::eigen;
 pub use recurrence::{frequencies, rotate, scan, shared_head, slopes};
 pub use search::{index_scores, list_count, padded, pool_blocks, top_k};
 use std::collections::BTreeMap;

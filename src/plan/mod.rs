@@ -135,6 +135,12 @@ impl Ref {
         self.view(View::Insert(axis))
     }
 
+    /// Leading axes of size 1 up to a rank.
+    #[must_use]
+    pub fn lead(&self, rank: usize) -> Self {
+        (self.shape.len()..rank).fold(self.clone(), |r, _| r.insert(0))
+    }
+
     /// Axis `axis` removed at `index`.
     #[must_use]
     pub fn select(&self, axis: usize, index: usize) -> Self {

@@ -4,7 +4,7 @@ use super::{PlanBuilder, Ref};
 use crate::error::Result;
 use crate::hook::Hook;
 use crate::kernel::key::ScalarType;
-use crate::kernel::{Op, attend, combine, pool, scan, select, transform};
+use crate::kernel::{Op, attend, combine, diagnose, pool, scan, select, transform};
 use crate::tensor::DType;
 
 /// What `attend` is bound to. `out`, `lse` and `mass` have a leading axis of splits, or none when there is one split.
@@ -249,6 +249,32 @@ impl PlanBuilder<'_> {
         optional(&mut list, "lse", lse.cloned());
         let tables = sink.map(|r| ("sink", sink_table(r), ScalarType::F32));
         self.stage("merge", Op::Merge(combine::Merge), list, tables.into_iter().collect(), Vec::new())
+    }
+
+    /// Numbers of x (B, H, I, J), changed by hooks, into out (B, H, I, J) or, folded, (B, H, I, 1). Tensors of lower rank get leading axes.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn fold(&mut self, label: &str, op: diagnose::Fold, x: &Ref, out: &Ref, hooks: Vec<Hook>) -> Result<()> {
+        let list = vec![("x", x.lead(4)), ("out", out.lead(4))];
+        self.stage(label, Op::Fold(op), list, Vec::new(), hooks)
+    }
+
+    /// The same of the pairs of q (B, H, I, D) and k (B, Hk, J, D), with the table that [`diagnose::Of`] names.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn fold_pairs(
+        &mut self,
+        label: &str,
+        op: diagnose::Fold,
+        [q, k, out]: [&Ref; 3],
+        table: Option<(&'static str, Ref)>,
+        hooks: Vec<Hook>,
+    ) -> Result<()> {
+        let list = vec![("q", q.clone()), ("k", k.clone()), ("out", out.clone())];
+        let tables = table.into_iter().map(|(name, r)| (name, r, ScalarType::F32)).collect();
+        self.stage(label, Op::Fold(op), list, tables, hooks)
     }
 
     /// Weighted sum of up to three results.

@@ -1,9 +1,10 @@
 //! The mechanisms: one file a variant, one folder a family, all of them in [`CATALOG`].
 
 mod common;
+mod steps;
 mod words;
 
-pub use words::{Align, BiasRule, DecayRule, FeatureMap, Pattern, Position};
+pub use words::{Align, BiasRule, DecayRule, FeatureMap, LamaActivation, Pattern, PointerMode, Position};
 
 use crate::variant::Entry;
 

@@ -47,6 +47,26 @@ words! {
 }
 
 words! {
+    /// How pointer scores score a pair.
+    pub enum PointerMode {
+        /// w·tanh(q + k).
+        Additive = "additive",
+        /// scale q·k.
+        Dot = "dot",
+    }
+}
+
+words! {
+    /// Activation of the scores of low-rank pooling.
+    pub enum LamaActivation {
+        /// tanh.
+        Tanh = "tanh",
+        /// None.
+        None = "none",
+    }
+}
+
+words! {
     /// The positions of streaming attention.
     pub enum Position {
         /// Those of the text: q and k come as they are to be used.

@@ -103,6 +103,8 @@ impl Budget {
     pub const MATRIX: Budget = Budget { rms: 1e-3, max: 3e-3 };
     /// Scores of 1e4 and more: an f32 score has few digits behind the point.
     pub const LARGE_SCORES: Budget = Budget { rms: 1e-2, max: 5e-2 };
+    /// Flags and indices.
+    pub const EXACT: Budget = Budget { rms: 0.0, max: 0.0 };
     /// Recurrences: errors of many steps add up.
     pub const SCAN: Budget = Budget { rms: 1e-5, max: 5e-5 };
 }

@@ -2,21 +2,73 @@
 #![allow(clippy::module_inception, reason = "a file is called as its variant")]
 
 pub mod alibi;
+pub mod calibration;
+pub mod channel;
 pub mod dense;
+pub mod efficient;
+pub mod emphasis_factor;
+pub mod emphasize;
+pub mod flow;
+pub mod informed_tokens;
+pub mod lama;
+pub mod latent_pooling;
 pub mod merge_lse;
+pub mod normalised_cut;
+pub mod p_laplacian;
+pub mod p_laplacian_cross;
+pub mod paint;
+pub mod pointer;
+pub mod ref_heatmap;
+pub mod retrieval_score;
+pub mod reversed;
+pub mod reversed_message;
+pub mod rollout;
 pub mod sigmoid;
 pub mod sink_logit;
+pub mod sink_score;
+pub mod sink_states;
+pub mod soft_pag;
 pub mod softcap;
 pub mod split_kv;
+pub mod statistics;
+pub mod token_emphasis;
+pub mod transpose;
 pub mod varlen;
+pub mod x_pool;
 
 variants! {
     alibi::AlibiAttention,
+    calibration::AttentionCalibration,
+    channel::ChannelAttention,
     dense::DenseAttention,
+    efficient::EfficientAttention,
+    emphasis_factor::EmphasisFactor,
+    emphasize::EmphasizeAttention,
+    flow::AttentionFlow,
+    informed_tokens::InformedTokens,
+    lama::LamaAttention,
+    latent_pooling::LatentPoolingAttention,
     merge_lse::MergeLse,
+    normalised_cut::NormalisedCut,
+    p_laplacian::PLaplacianAttention,
+    p_laplacian_cross::PLaplacianCross,
+    paint::PaintAttention,
+    pointer::PointerScores,
+    ref_heatmap::RefHeatmap,
+    retrieval_score::RetrievalScore,
+    reversed::ReversedAttention,
+    reversed_message::ReversedMessage,
+    rollout::AttentionRollout,
     sigmoid::SigmoidAttention,
     sink_logit::SinkLogitAttention,
+    sink_score::SinkScore,
+    sink_states::SinkStates,
+    soft_pag::SoftPagAttention,
     softcap::SoftcapAttention,
     split_kv::SplitKvDecode,
+    statistics::AttentionStatistics,
+    token_emphasis::TokenEmphasisAttention,
+    transpose::TransposeAttention,
     varlen::VarlenAttention,
+    x_pool::XPoolAttention,
 }

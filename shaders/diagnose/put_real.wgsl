@@ -1,0 +1,6 @@
+// Up to four neighbours of the output, from flat index i.
+fn put(i: u32, x: vec4<f32>, count: u32) {
+    for (var n = 0u; n < count; n++) {
+        out_data[args.out_offset + i + n] = x[n];
+    }
+}

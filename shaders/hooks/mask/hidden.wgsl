@@ -1,0 +1,4 @@
+// A boolean mask, 1 = not allowed.
+fn hidden(at: At, forbidden: bool) -> bool {
+    return !forbidden;
+}

@@ -3,7 +3,7 @@
 use super::launch::Sizes;
 use super::{Fold, Of, Reduce};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{ArgRow, ArgValue, Row, Twin};
+use crate::hook::{ArgRow, ArgValue, Row};
 use crate::kernel::key::Point;
 use crate::kernel::reals::{Reals, dot};
 use crate::kernel::{TwinIo, for_each_row};
@@ -95,9 +95,9 @@ fn hooks(io: &TwinIo, place: &Row, x: &mut [f32], allowed: &mut [bool]) {
                 ArgValue::U32(x) => ArgRow::Number(f64::from(*x)),
             })
             .collect();
-        match (hook.point, hook.twin) {
-            (Point::Score, Twin::Score(of)) => of(x, place, &args),
-            (Point::Mask, Twin::Mask(of)) => of(allowed, place, &args),
+        match hook.point {
+            Point::Score => hook.twin.score(x, place, &args),
+            Point::Mask => hook.twin.mask(allowed, place, &args),
             // The kernel calls no others.
             _ => {}
         }

@@ -82,7 +82,7 @@ fn word(key: &KernelKey, name: &str) -> &'static str {
     }
 }
 
-/// `NAME_load(i)`, `NAME_load4(base, d, width)`, `NAME_store(i, x)`, `NAME_store4(base, d, width, x)`.
+/// `NAME_load(i)`, `NAME_load4(base, d, width)`, `NAME_vec(i)` (the i-th four, of vector elements only), `NAME_store(i, x)`, `NAME_store4(base, d, width, x)`.
 ///
 /// `base` is the position of a row, `d` an offset in it that is a multiple of four, `width` the row's length: what lies past it
 /// reads as 0 and is not written.
@@ -126,6 +126,13 @@ fn accessors(out: &mut String, buffer: &Buffer, native: bool) {
             }
         };
         let _ = writeln!(out, "fn {name}_load4(base: u32, d: u32, width: u32) -> vec4<f32> {{ {body} }}");
+        let body = match (buffer.present && buffer.element.vector, buffer.element.dtype) {
+            (false, _) => "return vec4<f32>();".to_owned(),
+            (_, DType::F32) => format!("return {data}[i];"),
+            _ if native => format!("return vec4<f32>({data}[i]);"),
+            _ => format!("return unpack_half4({data}[i]);"),
+        };
+        let _ = writeln!(out, "fn {name}_vec(i: u32) -> vec4<f32> {{ {body} }}");
     }
     if native && half {
         let body = format!("if (d < width) {{ return {data}[(base + d) >> 2u]; }} return vec4<f16>();");

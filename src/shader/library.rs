@@ -18,6 +18,7 @@ files![
     "attend/tile",
     "attend/tile_scores",
     "attend/tile_stage",
+    "attend/decode",
     "attend/finish",
     "attend/matrix",
     "attend/matrix_16",

@@ -1,4 +1,4 @@
-//! The launch of `attend/tile` or `attend/matrix`: which, with which tile, by facts of the device and the problem.
+//! The launch of `attend/decode`, `attend/matrix` or `attend/tile`: which, with which tile, by facts of the device and the problem.
 
 use super::{Attend, Keys, Normaliser, TABLES};
 use crate::caps::{Caps, Tier};
@@ -44,6 +44,8 @@ struct Choice {
     entry: &'static str,
     /// Query rows of a workgroup.
     rows: usize,
+    /// Rows of K and V are read 16 bytes a thread.
+    wide: bool,
     workgroup: u32,
     consts: Vec<(&'static str, u32)>,
     imports: Vec<&'static str>,
@@ -60,11 +62,51 @@ fn tile(width: usize, rows: usize) -> Choice {
     Choice {
         tier: Tier::T0,
         entry: "attend/tile",
+        wide: false,
         rows: 8 * each,
         workgroup: workgroup as u32,
         consts: vec![("ROWS_EACH", each as u32), ("VALUE_VECS", vecs as u32), ("VALUE_KEYS", keys as u32)],
         imports: vec!["attend/tile_stage", "attend/tile_scores"],
     }
+}
+
+/// Rows that a decode step may have, and how wide.
+const DECODE_ROWS: usize = 16;
+const DECODE_WIDEST: usize = 256;
+
+/// A few rows over many keys: bound by the bytes of K and V.
+fn decode(io: &Io, rows: usize) -> Option<Choice> {
+    let depth = io.get("q").layout.shape[3];
+    let width = io.get("v").layout.shape[3];
+    if rows > DECODE_ROWS || depth.max(width) > DECODE_WIDEST {
+        return None;
+    }
+    let lanes = depth.max(width).div_ceil(8).next_power_of_two().max(4);
+    let packed = rows.next_power_of_two().min(8);
+    // As many bytes in flight as registers allow beside Q and the sums of the rows.
+    let loads = match packed {
+        1 => 8,
+        2 | 4 => 4,
+        _ => 2,
+    };
+    let wide = ["k", "v"].iter().all(|role| {
+        let layout = &io.get(role).layout;
+        let eight = |n: &usize| n.is_multiple_of(8);
+        element(io.get(role)).vector && eight(&layout.offset) && layout.strides[..3].iter().all(eight) && eight(&layout.shape[3])
+    });
+    Some(Choice {
+        tier: Tier::T0,
+        entry: "attend/decode",
+        wide,
+        rows: packed,
+        workgroup: 128,
+        consts: vec![
+            ("ROWS", packed as u32),
+            ("LANES", lanes as u32),
+            ("LOADS", loads),
+        ],
+        imports: Vec::new(),
+    })
 }
 
 /// Wider rows do not fit the registers beside Q and the accumulators.
@@ -99,6 +141,7 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
         return Some(Choice {
             tier: Tier::T2,
             entry: "attend/matrix",
+            wide: false,
             rows: tile,
             workgroup: invocations as u32,
             consts: vec![
@@ -127,7 +170,8 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
         return Err(Error::new(ErrorKind::Limit, message));
     }
     let p = packing(op, io);
-    let choice = matrix(op, io, caps, p.pack * p.block_rows).unwrap_or_else(|| tile(width, p.pack * p.block_rows));
+    let rows = p.pack * p.block_rows;
+    let choice = decode(io, rows).or_else(|| matrix(op, io, caps, rows)).unwrap_or_else(|| tile(width, rows));
     let tiles = (p.pack * p.block_rows).div_ceil(choice.rows);
     let groups = op.splits * batch * (heads / p.pack) * p.row_blocks * tiles;
     let index = |value: Option<usize>| value.map_or(-1, |n| n as i64);
@@ -158,6 +202,7 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
         .switch("SOFTMAX", softmax)
         .switch("HAS_PREFIX", op.prefix > 0)
         .switch("HAS_SCORE", scored)
+        .switch("WIDE", choice.wide)
         .switch("RUN", op.keys == Keys::Range && op.prefix == 0)
         .switch("BOTTOM_RIGHT", op.bottom_right)
         .switch("HAS_MASK", io.hooks.iter().any(|h| h.point == Point::Mask))

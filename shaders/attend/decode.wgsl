@@ -5,7 +5,7 @@
 // Products are summed over the lanes through workgroup memory, one thread a (key, row). Rows keep an old maximum until a score exceeds it
 // by GROWTH, which any thread sees; then every thread finds the new one by itself.
 // Workgroup memory: TILE_K * ROWS * (LANES + 3) floats, at most 14 KiB. Barriers a step of TILE_K keys: 2.
-// With attend/rows, attend/finish and one of attend/keys_*.
+// With attend/rows, attend/finish, attend/decode_stage and one of attend/keys_*.
 
 const TILE_Q: u32 = ROWS;
 const GROUPS: u32 = WORKGROUP / LANES;
@@ -21,50 +21,6 @@ var<workgroup> partial: array<f32, PARTIAL>;    // [pair, lane]; at the end [gro
 var<workgroup> scores: array<f32, PAIRS>;       // [key, row]
 var<workgroup> weights: array<f32, PAIRS>;
 var<workgroup> grown: array<u32, 2>;            // by step: a score exceeds its row's maximum by too much
-
-// Eight numbers of a row of K or V; `d` is a multiple of 8.
-fn k_eight(base: u32, d: u32) -> array<vec4<f32>, 2> {
-    if (WIDE) {
-        let i = ((base + d) >> 3u) * 2u;
-        return array<vec4<f32>, 2>(k_vec(i), k_vec(i + 1u));
-    }
-    return array<vec4<f32>, 2>(k_load4(base, d, args.depth), k_load4(base, d + 4u, args.depth));
-}
-fn v_eight(base: u32, d: u32) -> array<vec4<f32>, 2> {
-    if (WIDE) {
-        let i = ((base + d) >> 3u) * 2u;
-        return array<vec4<f32>, 2>(v_vec(i), v_vec(i + 1u));
-    }
-    return array<vec4<f32>, 2>(v_load4(base, d, args.width), v_load4(base, d + 4u, args.width));
-}
-
-fn key_row(t: Tile, bounds: vec4<i32>, first: u32, slots: u32, group: u32, d: u32) -> array<vec4<f32>, 2> {
-    let j = keys_at(t, bounds, first + group);
-    if (first < slots && j >= 0 && d < args.depth) {
-        return k_eight(args.k_offset + t.batch * args.k_s0 + t.kv_head * args.k_s1 + u32(j) * args.k_s2, d);
-    }
-    return array<vec4<f32>, 2>();
-}
-fn value_row(t: Tile, bounds: vec4<i32>, first: u32, group: u32, d: u32) -> array<vec4<f32>, 2> {
-    let j = keys_at(t, bounds, first + group);
-    if (j >= 0 && d < args.width) {
-        return v_eight(args.v_offset + t.batch * args.v_s0 + t.kv_head * args.v_s1 + u32(j) * args.v_s2, d);
-    }
-    return array<vec4<f32>, 2>();
-}
-
-fn advance(t: Tile, bounds: vec4<i32>, first: u32, slots: u32) -> u32 {
-    var at = first;
-    while (at < slots && keys_skip(t, bounds, at)) {
-        at += TILE_K;
-    }
-    return at;
-}
-
-// By bits: arithmetic may assume that there is no NaN.
-fn stained(x: vec4<f32>) -> bool {
-    return any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u));
-}
 
 fn kernel(workgroup: u32, lane: u32) {
     let t = tile_of(workgroup);
@@ -100,29 +56,42 @@ fn kernel(workgroup: u32, lane: u32) {
         grown[lane] = 0u;
     }
 
+    // Every load has a whole step to arrive.
     var first = advance(t, bounds, 0u, slots);
-    var k = array<array<vec4<f32>, 2>, LOADS>();
-    for (var u = 0u; u < LOADS; u++) { // unroll
-        k[u] = key_row(t, bounds, first + u * GROUPS, slots, group, d);
+    var k = array<array<k_raw, 2>, LOADS>();
+    var v = array<array<v_raw, 2>, LOADS>();
+    if (first < slots) {
+        for (var u = 0u; u < LOADS; u++) { // unroll
+            k[u] = key_row(t, bounds, first + group + u * GROUPS, d);
+            v[u] = value_row(t, bounds, first + group + u * GROUPS, d);
+        }
     }
     var step = 0u;
     while (first < slots) {
         for (var u = 0u; u < LOADS; u++) { // unroll
+            let a = k_real(k[u][0]);
+            let b = k_real(k[u][1]);
             for (var r = 0u; r < ROWS; r++) { // unroll
-                let both = q[2u * r] * k[u][0] + q[2u * r + 1u] * k[u][1];
-                partial[((u * GROUPS + group) * ROWS + r) * (LANES + 1u) + lane % LANES] = both.x + both.y + both.z + both.w;
+                let y = q[2u * r];
+                let z = q[2u * r + 1u];
+                partial[((u * GROUPS + group) * ROWS + r) * (LANES + 1u) + lane % LANES] =
+                    y.x * a.x + y.y * a.y + y.z * a.z + y.w * a.w + z.x * b.x + z.y * b.y + z.z * b.z + z.w * b.w;
             }
         }
-        var v = array<array<vec4<f32>, 2>, LOADS>();
+        let next = advance(t, bounds, first + TILE_K, slots);
         for (var u = 0u; u < LOADS; u++) { // unroll
-            v[u] = value_row(t, bounds, first + u * GROUPS, group, d);
+            k[u] = key_row(t, bounds, next + group + u * GROUPS, d);
         }
         workgroupBarrier();
         if (lane == 0u) {
             grown[(step + 1u) & 1u] = 0u;
         }
-        let unmasked = HAS_MASK && keys_full(t, bounds, first);
+        // Whether every row sees every key of the step.
+        let unmasked = !HAS_MASK || keys_full(t, bounds, first);
+        let begin = keys_at(t, bounds, first);
+        let whole = unmasked & keys_run(first) & (begin >= bounds.z) & (begin + i32(TILE_K) <= bounds.w);
         var x = array<f32, EACH>();
+        var mine = array<f32, EACH>();
         for (var e = 0u; e < EACH; e++) { // unroll
             let pair = lane + e * WORKGROUP;
             x[e] = select(0.0, MASKED, SOFTMAX);
@@ -132,7 +101,7 @@ fn kernel(workgroup: u32, lane: u32) {
                     s += partial[pair * (LANES + 1u) + n];
                 }
                 let key = keys_at(t, bounds, first + pair / ROWS);
-                if (allowed_in(t, own_at, own_query, own_bounds, key, unmasked)) {
+                if (whole || allowed_in(t, own_at, own_query, own_bounds, key, unmasked)) {
                     let at = At(t.batch, own_at.head, own_at.row, own_query, key);
                     s = score(s * args.scale, at);
                     if (SOFTMAX) {
@@ -142,30 +111,21 @@ fn kernel(workgroup: u32, lane: u32) {
                         x[e] = weight(s, at);
                     }
                 }
-                var w = x[e];
+                mine[e] = x[e];
                 if (SOFTMAX) {
                     scores[pair] = x[e];
-                    w = exp(x[e] - own_top);
+                    mine[e] = exp(x[e] - own_top);
                     if (x[e] > own_top + GROWTH) {
                         grown[step & 1u] = 1u;
                     }
                 }
-                weights[pair] = w;
+                weights[pair] = mine[e];
             }
-        }
-        let next = advance(t, bounds, first + TILE_K, slots);
-        for (var u = 0u; u < LOADS; u++) { // unroll
-            k[u] = key_row(t, bounds, next + u * GROUPS, slots, group, d);
         }
         workgroupBarrier();
 
-        var w = array<f32, LOADS * ROWS>();
-        for (var u = 0u; u < LOADS; u++) { // unroll
-            for (var r = 0u; r < ROWS; r++) { // unroll
-                w[u * ROWS + r] = weights[(u * GROUPS + group) * ROWS + r];
-            }
-        }
-        if (SOFTMAX && grown[step & 1u] != 0u) {
+        let grows = SOFTMAX & (grown[step & 1u] != 0u);
+        if (grows) {
             for (var r = 0u; r < ROWS; r++) { // unroll
                 var high = top[r];
                 for (var n = 0u; n < TILE_K; n++) {
@@ -178,31 +138,46 @@ fn kernel(workgroup: u32, lane: u32) {
                 if (own == r) {
                     own_top = high;
                     sum *= factor;
-                }
-                for (var u = 0u; u < LOADS; u++) { // unroll
-                    w[u * ROWS + r] = exp(scores[(u * GROUPS + group) * ROWS + r] - high);
+                    for (var e = 0u; e < EACH; e++) { // unroll
+                        mine[e] = select(0.0, exp(x[e] - high), lane + e * WORKGROUP < PAIRS);
+                    }
                 }
             }
         }
         for (var e = 0u; e < EACH; e++) { // unroll
-            if (lane + e * WORKGROUP < PAIRS) {
-                sum += select(x[e], exp(x[e] - own_top), SOFTMAX);
-            }
+            sum += mine[e];
         }
         // A masked key's NaN or Inf must not reach the row: 0 * NaN is NaN.
-        for (var u = 0u; u < LOADS; u++) { // unroll
-            if (stained(v[u][0]) || stained(v[u][1])) {
-                for (var r = 0u; r < ROWS; r++) { // unroll
-                    let share = w[u * ROWS + r];
-                    acc[2u * r] += select(share * v[u][0], vec4<f32>(), share == 0.0);
-                    acc[2u * r + 1u] += select(share * v[u][1], vec4<f32>(), share == 0.0);
+        var stain = false;
+        if (!whole) {
+            for (var u = 0u; u < LOADS; u++) { // unroll
+                stain = stain | stained(v_real(v[u][0])) | stained(v_real(v[u][1]));
+            }
+        }
+        if (grows | stain) {
+            for (var n = 0u; n < LOADS * ROWS; n++) { // unroll
+                let r = n % ROWS;
+                let pair = (n / ROWS * GROUPS + group) * ROWS + r;
+                var w = weights[pair];
+                if (grows) {
+                    w = exp(scores[pair] - top[r]);
                 }
-            } else {
+                acc[2u * r] += select(w * v_real(v[n / ROWS][0]), vec4<f32>(), w == 0.0);
+                acc[2u * r + 1u] += select(w * v_real(v[n / ROWS][1]), vec4<f32>(), w == 0.0);
+            }
+        } else {
+            for (var u = 0u; u < LOADS; u++) { // unroll
+                let a = v_real(v[u][0]);
+                let b = v_real(v[u][1]);
                 for (var r = 0u; r < ROWS; r++) { // unroll
-                    acc[2u * r] += w[u * ROWS + r] * v[u][0];
-                    acc[2u * r + 1u] += w[u * ROWS + r] * v[u][1];
+                    let w = weights[(u * GROUPS + group) * ROWS + r];
+                    acc[2u * r] += w * a;
+                    acc[2u * r + 1u] += w * b;
                 }
             }
+        }
+        for (var u = 0u; u < LOADS; u++) { // unroll
+            v[u] = value_row(t, bounds, next + group + u * GROUPS, d);
         }
         first = next;
         step += 1u;

@@ -61,3 +61,7 @@ fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     let j = block * i32(args.block_keys) + i32(slot % args.block_keys);
     return select(-1, j, block >= 0 && j < i32(args.keys));
 }
+// Of ranges only.
+fn band_first(bounds: vec4<i32>) -> i32 {
+    return 0;
+}

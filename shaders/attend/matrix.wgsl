@@ -51,7 +51,7 @@ fn kernel(group: u32, lane: u32) {
     let slots = keys_count(t, bounds);
 
     // Q, one depth tile at a time through the rows of p_tile.
-    var q: array<MatA, ROW_TILES * DEPTH_TILES>;
+    var q = array<MatA, ROW_TILES * DEPTH_TILES>(); // split
     for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
         for (var n = 0u; n < OWN4; n++) { // unroll
             var x = vec4<f16>();
@@ -72,12 +72,22 @@ fn kernel(group: u32, lane: u32) {
     var next = advance(t, bounds, first + TILE_K, slots);
     var ks = array<vec4<f16>, K_EACH>();                 // operands of the next step on their way
     var vs = array<vec4<f16>, V_EACH>();
+    var k_at = array<u32, K_EACH>();
+    var v_at = array<u32, V_EACH>();
     for (var n = 0u; n < K_EACH; n++) { // unroll
-        k_store(0u, lane + n * WORKGROUP, k_part(t, bounds, first, lane + n * WORKGROUP));
-        k_store(1u, lane + n * WORKGROUP, k_part(t, bounds, next, lane + n * WORKGROUP));
+        k_at[n] = k_place(t, lane + n * WORKGROUP);
     }
     for (var n = 0u; n < V_EACH; n++) { // unroll
-        v_store(0u, lane + n * WORKGROUP, v_part(t, bounds, first, lane + n * WORKGROUP));
+        v_at[n] = v_place(t, lane + n * WORKGROUP);
+    }
+    if (first < slots) {
+        for (var n = 0u; n < K_EACH; n++) { // unroll
+            k_store(0u, lane + n * WORKGROUP, k_part(t, bounds, first, lane + n * WORKGROUP, k_at[n]));
+            k_store(1u, lane + n * WORKGROUP, k_part(t, bounds, next, lane + n * WORKGROUP, k_at[n]));
+        }
+        for (var n = 0u; n < V_EACH; n++) { // unroll
+            v_store(0u, lane + n * WORKGROUP, v_part(t, bounds, first, lane + n * WORKGROUP, v_at[n]));
+        }
     }
     if (lane < 3u) {
         grown[lane] = 0u;
@@ -93,37 +103,50 @@ fn kernel(group: u32, lane: u32) {
     subgroupBarrier();
     var x = array<vec4<f32>, OWN4>();
     for (var n = 0u; n < OWN4; n++) { // unroll
-        x[n] = scores(t, at, query, mine, bounds, first, column + n, s_tile[local * S_STRIDE + column + n]);
+        x[n] = scored(t, at, query, bounds, first + (column + n) * 4u, s_tile[local * S_STRIDE + column + n]);
+    }
+    if (!whole(t, bounds, first)) {
+        for (var n = 0u; n < OWN4; n++) { // unroll
+            x[n] = masked(t, at, query, mine, bounds, first, first + (column + n) * 4u, x[n]);
+        }
     }
     var top = max(highest(x), SEEN);
     var old = top;                       // the maximum that accumulators and sum are relative to
     var sum = 0.0;
     var step = 0u;
+    var turn = 0u;
     var epoch = 0u;
     let base = args.out_offset + t.split * args.out_s0 + t.batch * args.out_s1 + at.head * args.out_s2 + at.row * args.out_s3;
 
+    var ends = false;
     loop {
-        var acc = array<MatC, ROW_TILES * VALUE_TILES>();
-        var ends = false;
+        var acc = array<MatC, ROW_TILES * VALUE_TILES>(); // split
         loop {
             if (first >= slots) {
                 break;
             }
+            // Read here and used below, so that the products hide the wait.
+            let flag = grown[turn];
             let after = advance(t, bounds, next + TILE_K, slots);
             for (var n = 0u; n < K_EACH; n++) { // unroll
-                ks[n] = k_part(t, bounds, after, lane + n * WORKGROUP);
+                ks[n] = k_part(t, bounds, after, lane + n * WORKGROUP, k_at[n]);
             }
             for (var n = 0u; n < V_EACH; n++) { // unroll
-                vs[n] = v_part(t, bounds, next, lane + n * WORKGROUP);
+                vs[n] = v_part(t, bounds, next, lane + n * WORKGROUP, v_at[n]);
             }
 
             let k_base = ((step + 1u) & 1u) * TILE_K * K_STRIDE;
-            var s = array<MatC, ROW_TILES>();
+            var s = array<MatC, ROW_TILES>(); // split
             for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
                 let k = coopLoad<MatB>(&k_tile[k_base + c * N4], K_STRIDE);
                 for (var m = 0u; m < ROW_TILES; m++) { // unroll
                     s[m] = coopMultiplyAdd(q[m * DEPTH_TILES + c], k, s[m]);
                 }
+            }
+            // An epoch ends before the weights of the step that it ends at; the step then begins again.
+            ends = SOFTMAX & (flag != 0u) & !ends;
+            if (ends) {
+                break;
             }
             for (var n = 0u; n < OWN4; n++) { // unroll
                 let p = weights(x[n], top);
@@ -132,7 +155,7 @@ fn kernel(group: u32, lane: u32) {
             }
             subgroupBarrier();
             let v_base = (step & 1u) * TILE_K * V_STRIDE;
-            var p = array<MatA, ROW_TILES>();
+            var p = array<MatA, ROW_TILES>(); // split
             for (var m = 0u; m < ROW_TILES; m++) { // unroll
                 p[m] = coopLoadT<MatA>(&p_tile[(first_row + m * N) * P_STRIDE], P_STRIDE);
             }
@@ -149,23 +172,31 @@ fn kernel(group: u32, lane: u32) {
             first = next;
             next = after;
             step += 1u;
+            ends = false;
             if (first >= slots) {
                 break;
             }
             for (var n = 0u; n < OWN4; n++) { // unroll
-                x[n] = scores(t, at, query, mine, bounds, first, column + n, s_tile[local * S_STRIDE + column + n]);
+                x[n] = scored(t, at, query, bounds, first + (column + n) * 4u, s_tile[local * S_STRIDE + column + n]);
             }
+            if (!whole(t, bounds, first)) {
+                for (var n = 0u; n < OWN4; n++) { // unroll
+                    x[n] = masked(t, at, query, mine, bounds, first, first + (column + n) * 4u, x[n]);
+                }
+            }
+            // Three flags in turn, so that none is cleared while a slow subgroup may read it.
+            turn = select(turn + 1u, 0u, turn == 2u);
             if (SOFTMAX) {
                 old = top;
                 let high = highest(x);
                 // A row that saw nothing yet has nothing to rescale.
                 let grows = high > top + GROWTH;
                 top = select(top, high, grows);
-                if (grows && old > SEEN) {
-                    grown[step % 3u] = 1u;
+                if (grows & (old > SEEN)) {
+                    grown[turn] = 1u;
                 }
             }
-            // K of the step after and V of this one. Three flags, so that none is cleared while a slow subgroup may read it.
+            // K of the step after and V of this one.
             for (var n = 0u; n < K_EACH; n++) { // unroll
                 k_store((step + 1u) & 1u, lane + n * WORKGROUP, ks[n]);
             }
@@ -173,13 +204,9 @@ fn kernel(group: u32, lane: u32) {
                 v_store(step & 1u, lane + n * WORKGROUP, vs[n]);
             }
             if (lane == 0u) {
-                grown[(step + 1u) % 3u] = 0u;
+                grown[select(turn + 1u, 0u, turn == 2u)] = 0u;
             }
             workgroupBarrier();
-            ends = SOFTMAX && grown[step % 3u] != 0u;
-            if (ends) {
-                break;
-            }
         }
 
         // The end of an epoch, or of the tile.

@@ -23,10 +23,16 @@ fn bounds_of_tile(lane: u32, mine: vec2<i32>) -> vec4<i32> {
     return workgroupUniformLoad(&tile_bounds[0]);
 }
 
-// Four scores after the hooks and the mask. Where keys follow each other, bounds are all there is to a mask.
-fn scores(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, first: u32, column: u32, raw: vec4<f32>) -> vec4<f32> {
+// Whether every row of the tile sees every key of a step.
+fn whole(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
+    let j = keys_at(t, bounds, first);
+    let unmasked = !HAS_MASK || keys_full(t, bounds, first);
+    return unmasked & keys_run(first) & (j >= bounds.z) & (j + i32(TILE_K) <= bounds.w);
+}
+
+// Four scores after the hooks; the factor is left to the exponent where FUSED.
+fn scored(t: Tile, at: RowAt, query: i32, bounds: vec4<i32>, slot: u32, raw: vec4<f32>) -> vec4<f32> {
     var x = raw;
-    let slot = first + column * 4u;
     if (!FUSED) {
         x *= args.scale;
         for (var n = 0u; n < 4u; n++) { // unroll
@@ -40,18 +46,22 @@ fn scores(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, fi
             }
         }
     }
-    let nothing = select(0.0, select(MASKED, args.masked, FUSED), SOFTMAX);
-    let j0 = keys_at(t, bounds, first);
-    let unmasked = !HAS_MASK || keys_full(t, bounds, first);
-    if (!unmasked || !keys_run(first)) {
-        for (var n = 0u; n < 4u; n++) { // unroll
-            x[n] = select(nothing, x[n], allowed_in(t, at, query, mine, keys_at(t, bounds, slot + n), unmasked));
-        }
-    } else if (j0 < bounds.z || j0 + i32(TILE_K) > bounds.w) {
-        let j = vec4<i32>(j0 + i32(column) * 4) + vec4<i32>(0, 1, 2, 3);
-        x = select(vec4<f32>(nothing), x, (j >= vec4<i32>(mine.x)) & (j < vec4<i32>(mine.y)));
-    }
     return x;
+}
+
+// Four scores after the mask. Where keys follow each other, bounds are all there is to it.
+fn masked(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, first: u32, slot: u32, x: vec4<f32>) -> vec4<f32> {
+    let nothing = vec4<f32>(select(0.0, select(MASKED, args.masked, FUSED), SOFTMAX));
+    let unmasked = !HAS_MASK || keys_full(t, bounds, first);
+    if (unmasked && keys_run(first)) {
+        let j = vec4<i32>(keys_at(t, bounds, first) + i32(slot - first)) + vec4<i32>(0, 1, 2, 3);
+        return select(nothing, x, (j >= vec4<i32>(mine.x)) & (j < vec4<i32>(mine.y)));
+    }
+    var y = x;
+    for (var n = 0u; n < 4u; n++) { // unroll
+        y[n] = select(nothing[n], x[n], allowed_in(t, at, query, mine, keys_at(t, bounds, slot + n), unmasked));
+    }
+    return y;
 }
 
 // The largest score of a row, in powers of two.

@@ -36,7 +36,7 @@ fn tile_of(group: u32) -> Tile {
 fn row_at(t: Tile, r: u32) -> RowAt {
     let p = t.row + r;
     let i = t.block * args.block_rows + p / args.pack;
-    return RowAt(t.head + p % args.pack, i, p < args.pack * args.block_rows && i < args.queries);
+    return RowAt(t.head + p % args.pack, i, (p < args.pack * args.block_rows) & (i < args.queries));
 }
 
 fn key_limit(t: Tile) -> i32 {
@@ -88,8 +88,9 @@ fn allowed(t: Tile, at: RowAt, query: i32, bounds: vec2<i32>, key: i32) -> bool 
 // The same in a key tile of which it is known that the mask hooks allow all of it (keys_full).
 fn allowed_in(t: Tile, at: RowAt, query: i32, bounds: vec2<i32>, key: i32, full: bool) -> bool {
     let first = i32(t.split * args.split_keys);
-    let early = key < args.prefix && key >= first && key < first + i32(args.split_keys) && key < key_limit(t)
-        && (args.causal == 0u || key <= query);
-    let inside = key >= 0 && ((key >= bounds.x && key < bounds.y) || early);
-    return at.valid && inside && (!HAS_MASK || full || mask(At(t.batch, at.head, at.row, query, key)));
+    // `&` and `|` where both sides are cheap: `&&` and `||` become branches, which keep drivers from moving loads past them.
+    let early = HAS_PREFIX & (key < args.prefix) & (key >= first) & (key < first + i32(args.split_keys)) & (key < key_limit(t))
+        & ((args.causal == 0u) | (key <= query));
+    let inside = (key >= 0) & (((key >= bounds.x) & (key < bounds.y)) | early);
+    return at.valid & inside && (!HAS_MASK || full || mask(At(t.batch, at.head, at.row, query, key)));
 }

@@ -21,6 +21,9 @@ const R4: u32 = ROWS_EACH / 4u;
 const WEIGHTS: u32 = TILE_Q / 4u + 1u;                    // padded row of weights: all rows of one key
 const OPERANDS: u32 = (TILE_Q + TILE_K) * STRIDE;
 const VALUE_ROW: u32 = VALUE_VECS * COLUMNS;              // vec4 of a padded value row
+const Q_EACH: u32 = TILE_Q * CHUNK / WORKGROUP;           // vec4 that a thread stages
+const K_EACH: u32 = TILE_K * CHUNK / WORKGROUP;
+const V_EACH: u32 = (VALUE_KEYS * VALUE_ROW + WORKGROUP - 1u) / WORKGROUP;
 const MASKED: f32 = -1e30;          // finite: shaders may assume that there is no infinity
 const SEEN: f32 = -1e27;            // no maximum is lower: weights of masked pairs are exp(MASKED - SEEN) = 0
 
@@ -75,8 +78,8 @@ fn kernel(group: u32, lane: u32) {
         }
         // Nothing but the rows' bounds decides what is seen of keys that follow each other; `whole`: all of it.
         let unmasked = !HAS_MASK || keys_full(t, bounds, slot);
-        let straight = SOFTMAX && !HAS_SCORE && unmasked && keys_run(slot);
-        let whole = straight && first >= bounds.z && first + i32(TILE_K) <= bounds.w;
+        let straight = SOFTMAX & !HAS_SCORE & unmasked & keys_run(slot);
+        let whole = straight & (first >= bounds.z) & (first + i32(TILE_K) <= bounds.w);
 
         var s = array<f32, ROWS_EACH * KEYS_EACH>();
         for (var depth = 0u; depth < args.depth; depth += CHUNK * 4u) {
@@ -124,11 +127,16 @@ fn kernel(group: u32, lane: u32) {
                 }
             }
         } else {
+            for (var n = 0u; n < ROWS_EACH * KEYS_EACH; n++) { // unroll
+                s[n] *= args.scale;
+            }
+        }
+        if (straight & !whole) {
             for (var r = 0u; r < ROWS_EACH; r++) { // unroll
                 let mine = row_bounds[rows + r];
                 for (var n = 0u; n < KEYS_EACH; n++) { // unroll
                     let j = first + i32(column + n * COLUMNS);
-                    s[r * KEYS_EACH + n] = select(MASKED, s[r * KEYS_EACH + n] * args.scale, whole || (j >= mine.x && j < mine.y));
+                    s[r * KEYS_EACH + n] = select(MASKED, s[r * KEYS_EACH + n], (j >= mine.x) & (j < mine.y));
                 }
             }
         }
@@ -183,7 +191,7 @@ fn kernel(group: u32, lane: u32) {
                 stage_values(t, lane, first, last, p * PART_KEYS + start, whole);
                 workgroupBarrier();
                 // A masked key's NaN or Inf must not reach the row: 0 * NaN is NaN.
-                if (!whole && stained != 0u) {
+                if (!whole & (stained != 0u)) {
                     for (var n = 0u; n < VALUE_KEYS; n++) {
                         for (var r = 0u; r < ROWS_EACH; r++) { // unroll
                             let w = weights[(start + n) * WEIGHTS + rows / 4u + r / 4u][r % 4u];

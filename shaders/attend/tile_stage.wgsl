@@ -7,38 +7,40 @@ fn key_at(first: i32, slot: u32) -> i32 {
     return key_of[slot];
 }
 
+// Loads are unrolled and have no branch, so that all of them are on their way before the first is stored. What they read where there is
+// nothing to read (another row, another key) is cleared.
 fn stage_chunk(t: Tile, lane: u32, first: i32, last: i32, depth: u32) {
-    for (var n = lane; n < TILE_Q * CHUNK; n += WORKGROUP) {
-        let at = row_at(t, n / CHUNK);
-        var x = vec4<f32>();
-        if (at.valid) {
-            let base = args.q_offset + t.batch * args.q_s0 + at.head * args.q_s1 + at.row * args.q_s2;
-            x = q_load4(base, depth + (n % CHUNK) * 4u, args.depth);
-        }
-        operands[n / CHUNK * STRIDE + n % CHUNK] = x;
+    for (var n = 0u; n < Q_EACH; n++) { // unroll
+        let i = lane + n * WORKGROUP;
+        let at = row_at(t, i / CHUNK);
+        let d = depth + i % CHUNK * 4u;
+        let base = args.q_offset + t.batch * args.q_s0 + at.head * args.q_s1 + min(at.row, args.queries - 1u) * args.q_s2;
+        let x = q_real(q_raw4(base, d, args.depth));
+        operands[i / CHUNK * STRIDE + i % CHUNK] = select(vec4<f32>(), x, at.valid & (d < args.depth));
     }
-    for (var n = lane; n < TILE_K * CHUNK; n += WORKGROUP) {
-        let j = key_at(first, n / CHUNK);
-        var x = vec4<f32>();
-        if (j >= 0 && j < last) {
-            let base = args.k_offset + t.batch * args.k_s0 + t.kv_head * args.k_s1 + u32(j) * args.k_s2;
-            x = k_load4(base, depth + (n % CHUNK) * 4u, args.depth);
-        }
-        operands[(TILE_Q + n / CHUNK) * STRIDE + n % CHUNK] = x;
+    for (var n = 0u; n < K_EACH; n++) { // unroll
+        let i = lane + n * WORKGROUP;
+        let j = key_at(first, i / CHUNK);
+        let d = depth + i % CHUNK * 4u;
+        let base = args.k_offset + t.batch * args.k_s0 + t.kv_head * args.k_s1 + u32(clamp(j, 0, last - 1)) * args.k_s2;
+        let x = k_real(k_raw4(base, d, args.depth));
+        operands[(TILE_Q + i / CHUNK) * STRIDE + i % CHUNK] = select(vec4<f32>(), x, (j >= 0) & (j < last) & (d < args.depth));
     }
 }
 
 fn stage_values(t: Tile, lane: u32, first: i32, last: i32, slot: u32, whole: bool) {
-    for (var n = lane; n < VALUE_KEYS * VALUE_ROW; n += WORKGROUP) {
-        let j = key_at(first, slot + n / VALUE_ROW);
-        var x = vec4<f32>();
-        if (j >= 0 && j < last) {
-            let base = args.v_offset + t.batch * args.v_s0 + t.kv_head * args.v_s1 + u32(j) * args.v_s2;
-            x = v_load4(base, (n % VALUE_ROW) * 4u, args.width);
+    for (var n = 0u; n < V_EACH; n++) { // unroll
+        let i = lane + n * WORKGROUP;
+        let j = key_at(first, slot + i / VALUE_ROW);
+        let d = i % VALUE_ROW * 4u;
+        let base = args.v_offset + t.batch * args.v_s0 + t.kv_head * args.v_s1 + u32(clamp(j, 0, last - 1)) * args.v_s2;
+        let y = v_real(v_raw4(base, d, args.width));
+        let x = select(vec4<f32>(), y, (j >= 0) & (j < last) & (d < args.width));
+        if (VALUE_KEYS * VALUE_ROW % WORKGROUP == 0u || i < VALUE_KEYS * VALUE_ROW) {
+            operands[i] = x;
         }
-        operands[n] = x;
         // By bits: arithmetic may assume that there is no NaN. All who store, store the same.
-        if (!whole && any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
+        if (!whole & any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
             stained = 1u;
         }
     }

@@ -82,7 +82,7 @@ fn word(key: &KernelKey, name: &str) -> &'static str {
     }
 }
 
-/// `NAME_load(i)`, `NAME_load4(base, d, width)`, `NAME_vec(i)` (the i-th four, of vector elements only), `NAME_store(i, x)`, `NAME_store4(base, d, width, x)`.
+/// `NAME_load(i)`, `NAME_load4(base, d, width)`, `NAME_store(i, x)`, `NAME_store4(base, d, width, x)`.
 ///
 /// `base` is the position of a row, `d` an offset in it that is a multiple of four, `width` the row's length: what lies past it
 /// reads as 0 and is not written.
@@ -126,13 +126,7 @@ fn accessors(out: &mut String, buffer: &Buffer, native: bool) {
             }
         };
         let _ = writeln!(out, "fn {name}_load4(base: u32, d: u32, width: u32) -> vec4<f32> {{ {body} }}");
-        let body = match (buffer.present && buffer.element.vector, buffer.element.dtype) {
-            (false, _) => "return vec4<f32>();".to_owned(),
-            (_, DType::F32) => format!("return {data}[i];"),
-            _ if native => format!("return vec4<f32>({data}[i]);"),
-            _ => format!("return unpack_half4({data}[i]);"),
-        };
-        let _ = writeln!(out, "fn {name}_vec(i: u32) -> vec4<f32> {{ {body} }}");
+        raw(out, buffer, native);
     }
     if native && half {
         let body = format!("if (d < width) {{ return {data}[(base + d) >> 2u]; }} return vec4<f16>();");
@@ -157,6 +151,29 @@ fn accessors(out: &mut String, buffer: &Buffer, native: bool) {
             let _ = writeln!(out, "fn {name}_store4(base: u32, d: u32, width: u32, x: vec4<f32>) {{ {body} }}");
         }
     }
+}
+
+/// `NAME_raw`, four elements as they are stored; `NAME_raw4(base, d, width)` and, of vector elements only, `NAME_raw_at(i)` load them without a
+/// branch where rows are vectors (past the end it is the last four again), and `NAME_real(x)` makes them f32 when they are used: until then they take fewer
+/// registers.
+fn raw(out: &mut String, buffer: &Buffer, native: bool) {
+    let name = buffer.name;
+    let vector = buffer.present && buffer.element.vector;
+    let (kind, real) = match (vector, buffer.element.dtype) {
+        (true, DType::F16) if native => ("vec4<f16>", "vec4<f32>(x)"),
+        (true, DType::F16) => ("vec2<u32>", "unpack_half4(x)"),
+        _ => ("vec4<f32>", "x"),
+    };
+    let (four, at) = if vector {
+        (format!("{name}_data[(base + min(d, width - 4u)) >> 2u]"), format!("{name}_data[i]"))
+    } else {
+        (format!("{name}_load4(base, d, width)"), format!("{kind}()"))
+    };
+    let _ = writeln!(
+        out,
+        "alias {name}_raw = {kind};\nfn {name}_raw4(base: u32, d: u32, width: u32) -> {kind} {{ return {four}; }}\n\
+         fn {name}_raw_at(i: u32) -> {kind} {{ return {at}; }}\nfn {name}_real(x: {kind}) -> vec4<f32> {{ return {real}; }}"
+    );
 }
 
 /// `fn NAME(at: At) -> T`: the element of a table at a pair.

@@ -19,6 +19,7 @@ files![
     "attend/tile_scores",
     "attend/tile_stage",
     "attend/decode",
+    "attend/decode_stage",
     "attend/finish",
     "attend/matrix",
     "attend/matrix_16",

@@ -24,7 +24,7 @@ pub(super) fn unroll(text: &str, consts: &[(&'static str, Const)]) -> String {
             names.insert(name.to_owned(), n);
         }
     }
-    expand(text, &names)
+    split(&expand(text, &names), &names)
 }
 
 fn expand(text: &str, names: &BTreeMap<String, u32>) -> String {
@@ -48,6 +48,48 @@ fn expand(text: &str, names: &BTreeMap<String, u32>) -> String {
             }
         }
         rest = tail;
+    }
+    out + rest
+}
+
+/// Each `var X = array<T, N>(); // split` as N variables, and each `X[I]` of its block as the I-th of them. An array of matrices is an object
+/// of its own for a driver, copied whole where control flow joins; variables are not.
+fn split(text: &str, names: &BTreeMap<String, u32>) -> String {
+    let Some(mark) = text.find("(); // split") else { return text.to_owned() };
+    let declared = text[..mark].rfind("var ").and_then(|start| {
+        let (name, array) = text[start + 4..mark].split_once(" = array<")?;
+        let (kind, count) = array.strip_suffix('>')?.rsplit_once(',')?;
+        Some((start, name, kind, evaluate(count, names)?))
+    });
+    let after = &text[mark + "(); // split".len()..];
+    let Some((start, name, kind, count)) = declared else {
+        return text[..text.len() - after.len()].to_owned() + &split(after, names);
+    };
+    let (body, tail) = split_body(after).map_or((after, ""), |(body, _)| after.split_at(body.len()));
+    let variables: Vec<String> = (0..count).map(|n| format!("var {name}_{n} = {kind}();")).collect();
+    let body = pick(body, name, names);
+    text[..start].to_owned() + &variables.join(" ") + &split(&(body + tail), names)
+}
+
+/// `NAME[I]` as `NAME_i`.
+fn pick(text: &str, name: &str, names: &BTreeMap<String, u32>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let opening = format!("{name}[");
+    while let Some(at) = rest.find(&opening) {
+        let index = &rest[at + opening.len()..];
+        let word = rest[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '.');
+        let place = index.find(']').and_then(|end| Some((end, evaluate(&index[..end], names)?)));
+        match place {
+            Some((end, n)) if !word => {
+                out.push_str(&format!("{}{name}_{n}", &rest[..at]));
+                rest = &index[end + 1..];
+            }
+            _ => {
+                out.push_str(&rest[..at + opening.len()]);
+                rest = index;
+            }
+        }
     }
     out + rest
 }
@@ -155,6 +197,13 @@ mod tests {
             "const A: u32 = 2u; const B: u32 = A * 2u - 3u; { x[0u] = n_max.n; } { x[1u] = n_max.n; } \
              { { y[1u * A + 0u]; } } { { y[2u * A + 0u]; } }"
         );
+    }
+
+    #[test]
+    fn marked_arrays_become_variables() {
+        let text = "const A: u32 = 2u;\n{ var x = array<T, A * 1u>(); // split\n x[0u] = x[A - 1u] + xx[0u] + b.x[0u];\n} x[1u];";
+        let got: String = unroll(text, &[]).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(got, "const A: u32 = 2u; { var x_0 = T(); var x_1 = T(); x_0 = x_1 + xx[0u] + b.x[0u]; } x[1u];");
     }
 
     #[test]

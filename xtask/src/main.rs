@@ -2,6 +2,7 @@
 
 mod adapters;
 mod browser;
+mod coop;
 mod server;
 mod wasm;
 mod web_test;
@@ -17,6 +18,8 @@ usage: cargo xtask COMMAND
 
   web-test [FILTER]          build the browser tests, run them in headless Chromium
   web-test --serve [FILTER]  the same in a browser of your choice: prints the address to open
+  coop-test                  the cooperative-matrix tests on the lavapipe of Debian trixie-backports (Mesa 26), in a folder
+                             made by debootstrap: needs root
   wasm-clippy                clippy for wasm32, warnings denied
   wasm-toolchain             print which toolchain builds for wasm32; exit status 1 if there is none
   adapters-env               print shell lines that show lavapipe and SwiftShader, and only these, to Vulkan programs";
@@ -41,6 +44,7 @@ fn run() -> Result<()> {
         ["web-test", filter] if !filter.starts_with('-') => web_test::headless(filter),
         ["wasm-clippy"] => wasm::clippy(),
         ["wasm-toolchain"] => wasm::print_toolchain(),
+        ["coop-test"] => coop::test(),
         ["adapters-env"] => adapters::print_environment(),
         _ => bail!("{USAGE}"),
     }

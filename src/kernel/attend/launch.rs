@@ -92,7 +92,10 @@ fn decode(io: &Io, rows: usize) -> Option<Choice> {
     let wide = ["k", "v"].iter().all(|role| {
         let layout = &io.get(role).layout;
         let eight = |n: &usize| n.is_multiple_of(8);
-        element(io.get(role)).vector && eight(&layout.offset) && layout.strides[..3].iter().all(eight) && eight(&layout.shape[3])
+        element(io.get(role)).vector
+            && eight(&layout.offset)
+            && layout.strides[..3].iter().all(eight)
+            && eight(&layout.shape[3])
     });
     Some(Choice {
         tier: Tier::T0,
@@ -100,12 +103,8 @@ fn decode(io: &Io, rows: usize) -> Option<Choice> {
         wide,
         rows: packed,
         workgroup: 128,
-        consts: vec![
-            ("ROWS", packed as u32),
-            ("LANES", lanes as u32),
-            ("LOADS", loads),
-        ],
-        imports: Vec::new(),
+        consts: vec![("ROWS", packed as u32), ("LANES", lanes as u32), ("LOADS", loads)],
+        imports: vec!["attend/decode_stage"],
     })
 }
 
@@ -123,7 +122,7 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
     // A decode step has too few rows for a tile of matrices.
     let fits = halves && lanes.is_multiple_of(side) && widest <= MATRIX_WIDEST && rows > 32;
     // Rows wider than 128 leave registers for half as many: two invocations share one.
-    let share = if widest > 128 { 2 } else { 1 };
+    let share = if widest > 128 && lanes >= 2 * side { 2 } else { 1 };
     if !fits || matches!(op.keys, Keys::Tokens { .. }) || lanes / share < side || lanes / share / side > 4 {
         return None;
     }
@@ -196,7 +195,12 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
         // The factor joins the exponent where nothing stands between them.
         let exponent = op.scale * std::f32::consts::LOG2_E;
         let fused = softmax && !scored && exponent > 1e-10;
-        builder = builder.switch("FUSED", fused).f32("exponent", exponent).f32("masked", (-1e30 / exponent).max(-3e38));
+        let exact = depth.is_multiple_of(caps.matrix.unwrap_or(16) as usize);
+        builder = builder
+            .switch("FUSED", fused)
+            .switch("EXACT", exact)
+            .f32("exponent", exponent)
+            .f32("masked", (-1e30 / exponent).max(-3e38));
     }
     let mut builder = builder
         .switch("SOFTMAX", softmax)

@@ -92,7 +92,10 @@ fn decode(io: &Io, rows: usize) -> Option<Choice> {
     let wide = ["k", "v"].iter().all(|role| {
         let layout = &io.get(role).layout;
         let eight = |n: &usize| n.is_multiple_of(8);
-        element(io.get(role)).vector && eight(&layout.offset) && layout.strides[..3].iter().all(eight) && eight(&layout.shape[3])
+        element(io.get(role)).vector
+            && eight(&layout.offset)
+            && layout.strides[..3].iter().all(eight)
+            && eight(&layout.shape[3])
     });
     Some(Choice {
         tier: Tier::T0,
@@ -100,11 +103,7 @@ fn decode(io: &Io, rows: usize) -> Option<Choice> {
         wide,
         rows: packed,
         workgroup: 128,
-        consts: vec![
-            ("ROWS", packed as u32),
-            ("LANES", lanes as u32),
-            ("LOADS", loads),
-        ],
+        consts: vec![("ROWS", packed as u32), ("LANES", lanes as u32), ("LOADS", loads)],
         imports: Vec::new(),
     })
 }

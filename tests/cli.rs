@@ -323,3 +323,64 @@ fn help_and_mistyped_commands() {
     fails(&["frobnicate"], 2, "unrecognized subcommand");
     fails(&[], 2, "Usage");
 }
+
+#[test]
+fn hooks_from_files() {
+    let folder = folder("hooks");
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("a writable folder");
+        path
+    };
+    let score = write(
+        "score.wgsl",
+        "fn score(s: f32, at: At, bias: f32, kind: i32) -> f32 {\n    return s + bias * f32(kind);\n}",
+    );
+    let wrong = write("wrong.wgsl", "fn score(s: f32, at: At) -> f32 {\n    return s * at.key;\n}");
+    let same = write("same.wgsl", "fn mask(at: At, doc_q: i32, doc_k: i32) -> bool {\n    return doc_q == doc_k;\n}");
+
+    // A case with one more tensor, which only the hook takes.
+    let ones = |shape: &[usize]| HostTensor::from_fn(shape, |_| 1.0);
+    let zeros = HostTensor::zeros(&[1, 1, 2, 4]);
+    let values = HostTensor::new(&[1, 1, 3, 1], vec![0.0_f32, 3.0, 9.0]).expect("three values");
+    let kinds = HostTensor::new(&[3], vec![0_i32, 1, 2]).expect("three kinds");
+    let tensors = [("q", &zeros), ("k", &ones(&[1, 1, 3, 4])), ("v", &values), ("kind", &kinds)];
+    let metadata = BTreeMap::from([("variant".to_owned(), "dense-attention".to_owned())]);
+    let case_file = folder.join("case.safetensors");
+    std::fs::write(&case_file, case::write(tensors, metadata).expect("a case")).expect("a writable folder");
+    let result = folder.join("result.safetensors");
+    let args = ["run", utf8(&case_file), "--engine", "cpu", "--out", utf8(&result), "--score", utf8(&score)];
+    good(&[&args[..], &["--arg", "bias=100", "--arg", "kind=kind@keys"]].concat());
+    let bytes = std::fs::read(&result).expect("a result");
+    let got = Case::parse(&bytes, Some("dense-attention")).expect("a result");
+    let out = got.inputs.iter().find(|(name, _)| name == "out").expect("out");
+    // Key 2 wins by e^100.
+    assert_eq!(out.1.to_f64(), [9.0, 9.0]);
+    fails(&[&args[..], &["--arg", "bias=100"]].concat(), 2, "no input is called `kind`");
+    fails(&[&args[..], &["--arg", "bas=100"]].concat(), 2, "no hook has an argument `bas`; they have bias, kind");
+    fails(&[&args[..], &["--arg", "kind=1.5"]].concat(), 2, "1.5 is no i32");
+    fails(&[&args[..], &["--arg", "kind=kind@key"]].concat(), 2, "heads, queries, keys or pairs");
+
+    let shape = "B=1,H=2,Lq=512,D=16";
+    fails(
+        &["plan", "dense-attention", "--shape", shape, "--score", utf8(&wrong)],
+        2,
+        "wrong.wgsl: score hook, line 2, column 12: Multiply of f32 and i32",
+    );
+    let documents = "[0x256,1x256]";
+    let text = good(&[
+        "plan",
+        "dense-attention",
+        "--shape",
+        shape,
+        "--mask",
+        utf8(&same),
+        "--arg",
+        &format!("doc_q={documents}@queries"),
+        "--arg",
+        &format!("doc_k={documents}@keys"),
+        "--explain",
+    ]);
+    assert!(text.contains("16 empty (skipped), 0 mixed, 16 full (no mask asked), of 32"), "{text}");
+    assert!(text.contains("\n####....\n####....\n....####\n....####\n"), "{text}");
+}

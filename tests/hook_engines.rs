@@ -52,6 +52,7 @@ fn shared() -> Vec<Hook> {
     let plan = runtime::plan(&*dense, &problem).expect("a plan");
     plan.stages.iter().flat_map(|s| &s.hooks).for_each(&mut add);
     add(&hooks::one());
+    add(&hooks::alone(60));
     add(&hooks::shift(0.3));
     list
 }
@@ -79,7 +80,11 @@ fn every_shared_hook_is_interpreted_as_its_twin() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     if std::env::var("ATTN_TEST").is_err() {
-        assert!(files.is_empty(), "no test reaches these hooks:\n{}", Vec::from_iter(files).join("\n"));
+        assert!(
+            files.is_empty(),
+            "neither a golden case nor `shared` above reaches these hooks:\n{}",
+            Vec::from_iter(files).join("\n")
+        );
     }
 }
 

@@ -6,6 +6,9 @@ use crate::kernel::key::ScalarType;
 use crate::tensor::HostData;
 use std::cell::RefCell;
 
+/// Lanes are worked on by multiples of this.
+const VECTOR: usize = 16;
+
 /// One register: a word a lane. Booleans are 0 and 1, masks 0 and all ones.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -44,8 +47,11 @@ pub(super) fn run(program: &Program, row: &Row, args: &[ArgRow], values: Values)
 
 fn rows(program: &Program, row: &Row, args: &[ArgRow], mut values: Values, registers: &mut [Lanes]) {
     let count = values.len();
+    // Whole vectors: lanes past the keys hold what they held.
+    let whole = |n: usize| n.next_multiple_of(VECTOR).min(LANES);
+    let most = whole(count);
     for &(reg, bits) in &program.constants {
-        registers[reg as usize].0.fill(bits);
+        registers[reg as usize].0[..most].fill(bits);
     }
     for &(source, reg) in &program.sources {
         let bits = match source {
@@ -56,9 +62,9 @@ fn rows(program: &Program, row: &Row, args: &[ArgRow], mut values: Values, regis
             Source::Arg(n) if !program.args[n].along_keys => word(args[n].get(0), program.args[n].kind),
             _ => continue,
         };
-        registers[reg as usize].0.fill(bits);
+        registers[reg as usize].0[..most].fill(bits);
     }
-    execute(&program.row, program.registers, registers);
+    execute(&program.row, program.registers, registers, most);
     for first in (0..count).step_by(LANES) {
         let some = first..(first + LANES).min(count);
         for &(source, reg) in &program.sources {
@@ -84,7 +90,7 @@ fn rows(program: &Program, row: &Row, args: &[ArgRow], mut values: Values, regis
             on[0].0[..some.len()].fill(ON);
             left[0].0.fill(0);
         }
-        execute(&program.code, program.registers, registers);
+        execute(&program.code, program.registers, registers, whole(some.len()));
         let result = &registers[program.result as usize].0;
         match &mut values {
             Values::Floats(v) => v[some].iter_mut().zip(result).for_each(|(x, bits)| *x = f32::from_bits(*bits)),
@@ -129,31 +135,31 @@ fn gather(to: &mut [u32], keys: &[i32], arg: ArgRow, kind: ScalarType) {
     }
 }
 
-fn execute(code: &[Op], masks: usize, registers: &mut [Lanes]) {
+fn execute(code: &[Op], masks: usize, registers: &mut [Lanes], len: usize) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         // SAFETY: the processor has the features.
-        return unsafe { execute_avx2(code, masks, registers) };
+        return unsafe { execute_avx2(code, masks, registers, len) };
     }
-    execute_all(code, masks, registers);
+    execute_all(code, masks, registers, len);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn execute_avx2(code: &[Op], masks: usize, registers: &mut [Lanes]) {
-    execute_all(code, masks, registers);
+fn execute_avx2(code: &[Op], masks: usize, registers: &mut [Lanes], len: usize) {
+    execute_all(code, masks, registers, len);
 }
 
 #[inline(always)]
-fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes]) {
-    assert!(registers.len() >= masks + 2, "the caller makes room");
+fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes], len: usize) {
+    assert!(registers.len() >= masks + 2 && len <= LANES, "the caller makes room");
     let base = registers.as_mut_ptr();
     // SAFETY: `Assembler::finish` checked that registers are below `masks` (and the slice is longer), and that a pure operation does
     // not write what it reads; references live for one operation.
-    let read = |r: Reg| unsafe { &(*base.add(r as usize)).0 };
-    let write = |r: Reg| unsafe { &mut (*base.add(r as usize)).0 };
+    let read = |r: Reg| unsafe { &(&(*base.add(r as usize)).0)[..len] };
+    let write = |r: Reg| unsafe { &mut (&mut (*base.add(r as usize)).0)[..len] };
     // SAFETY: as above; the two masks are no registers.
-    let (on, left) = unsafe { (&mut (*base.add(masks)).0, &mut (*base.add(masks + 1)).0) };
+    let (on, left) = unsafe { (&mut (&mut (*base.add(masks)).0)[..len], &mut (&mut (*base.add(masks + 1)).0)[..len]) };
     let mut at = 0;
     while let Some(op) = code.get(at) {
         at += 1;
@@ -162,17 +168,17 @@ fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes]) {
             Op::Binary { op, to, a, b } => binary(op, write(to), read(a), read(b)),
             Op::Fma { to, a, b, c } => {
                 let (to, a, b, c) = (write(to), read(a), read(b), read(c));
-                for n in 0..LANES {
+                for n in 0..len {
                     to[n] = f32::from_bits(a[n]).mul_add(f32::from_bits(b[n]), f32::from_bits(c[n])).to_bits();
                 }
             }
             Op::Select { to, no, yes, condition } => {
                 let (to, no, yes, condition) = (write(to), read(no), read(yes), read(condition));
-                for n in 0..LANES {
+                for n in 0..len {
                     to[n] = if condition[n] != 0 { yes[n] } else { no[n] };
                 }
             }
-            Op::Copy { to, from } => *write(to) = *read(from),
+            Op::Copy { to, from } => write(to).copy_from_slice(read(from)),
             Op::Index { to, first, step, count, index } => {
                 let (to, index) = (write(to), read(index));
                 for (n, (to, index)) in to.iter_mut().zip(index).enumerate() {
@@ -183,15 +189,15 @@ fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes]) {
             Op::Move { to, from } => {
                 if to != from {
                     let (to, from) = (write(to), read(from));
-                    for n in 0..LANES {
+                    for n in 0..len {
                         to[n] = from[n] & on[n] | to[n] & !on[n];
                     }
                 }
             }
-            Op::Enter { saved } => *write(saved) = *on,
+            Op::Enter { saved } => write(saved).copy_from_slice(on),
             Op::Only { condition, none } => {
                 let condition = read(condition);
-                for n in 0..LANES {
+                for n in 0..len {
                     on[n] &= 0u32.wrapping_sub(condition[n]);
                 }
                 if is_empty(on) {
@@ -200,7 +206,7 @@ fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes]) {
             }
             Op::Others { saved, condition, none } => {
                 let (saved, condition) = (read(saved), read(condition));
-                for n in 0..LANES {
+                for n in 0..len {
                     on[n] = saved[n] & !0u32.wrapping_sub(condition[n]) & !left[n];
                 }
                 if is_empty(on) {
@@ -209,14 +215,14 @@ fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes]) {
             }
             Op::Restore { saved } => {
                 let saved = read(saved);
-                for n in 0..LANES {
+                for n in 0..len {
                     on[n] = saved[n] & !left[n];
                 }
             }
             Op::Clear { set } => write(set).fill(0),
             Op::Leave { set } => {
                 let set = write(set);
-                for n in 0..LANES {
+                for n in 0..len {
                     set[n] |= on[n];
                     left[n] |= on[n];
                     on[n] = 0;
@@ -224,7 +230,7 @@ fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes]) {
             }
             Op::Return { set } => {
                 let set = write(set);
-                for n in 0..LANES {
+                for n in 0..len {
                     left[n] &= !set[n];
                     set[n] = 0;
                 }
@@ -239,17 +245,15 @@ fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes]) {
 }
 
 #[inline(always)]
-fn is_empty(mask: &[u32; LANES]) -> bool {
+fn is_empty(mask: &[u32]) -> bool {
     mask.iter().fold(0, |any, lane| any | lane) == 0
 }
 
-type Words = [u32; LANES];
+type Words = [u32];
 
 #[inline(always)]
 fn each(to: &mut Words, a: &Words, of: impl Fn(u32) -> u32) {
-    for n in 0..LANES {
-        to[n] = of(a[n]);
-    }
+    to.iter_mut().zip(a).for_each(|(to, a)| *to = of(*a));
 }
 
 #[inline(always)]
@@ -259,9 +263,7 @@ fn floats(to: &mut Words, a: &Words, of: impl Fn(f32) -> f32) {
 
 #[inline(always)]
 fn both(to: &mut Words, a: &Words, b: &Words, of: impl Fn(u32, u32) -> u32) {
-    for n in 0..LANES {
-        to[n] = of(a[n], b[n]);
-    }
+    to.iter_mut().zip(a).zip(b).for_each(|((to, a), b)| *to = of(*a, *b));
 }
 
 #[inline(always)]
@@ -293,7 +295,10 @@ fn unary(op: Unary, to: &mut Words, a: &Words) {
         Unary::NotBits => each(to, a, |x| !x),
         Unary::AbsF => floats(to, a, f32::abs),
         Unary::AbsI => each(to, a, |x| (x as i32).wrapping_abs() as u32),
-        Unary::SignF => floats(to, a, |x| f32::from(i8::from(x > 0.0) - i8::from(x < 0.0))),
+        Unary::SignF => floats(to, a, |x| {
+            let positive = if x > 0.0 { 1.0 } else { 0.0 };
+            if x < 0.0 { -1.0 } else { positive }
+        }),
         Unary::SignI => each(to, a, |x| (x as i32).signum() as u32),
         Unary::Floor => floats(to, a, f32::floor),
         Unary::Ceil => floats(to, a, f32::ceil),
@@ -338,6 +343,19 @@ fn unary(op: Unary, to: &mut Words, a: &Words) {
     }
 }
 
+/// WGSL's x / 0 is x, and x % 0 is 0.
+#[inline(always)]
+fn divisor(b: u32) -> u32 {
+    if b == 0 { 1 } else { b }
+}
+
+/// The quotient of two 32-bit numbers, truncated, modulo 2^32. Exact: their quotient is further from the next whole number than an f64
+/// rounds. The sum with 3 · 2^51 leaves the whole number in the low bits. Vectors of processors have no division of integers.
+#[inline(always)]
+fn quotient(a: f64, b: f64) -> u32 {
+    ((a / b).trunc() + 6_755_399_441_055_744.0).to_bits() as u32
+}
+
 #[inline(always)]
 fn binary(op: Binary, to: &mut Words, a: &Words, b: &Words) {
     match op {
@@ -354,10 +372,16 @@ fn binary(op: Binary, to: &mut Words, a: &Words, b: &Words) {
         Binary::AddI => both(to, a, b, u32::wrapping_add),
         Binary::SubI => both(to, a, b, u32::wrapping_sub),
         Binary::MulI => both(to, a, b, u32::wrapping_mul),
-        Binary::DivI => both(to, a, b, |a, b| if b == 0 { a } else { (a as i32).wrapping_div(b as i32) as u32 }),
-        Binary::DivU => both(to, a, b, |a, b| a.checked_div(b).unwrap_or(a)),
-        Binary::RemI => both(to, a, b, |a, b| if b == 0 { 0 } else { (a as i32).wrapping_rem(b as i32) as u32 }),
-        Binary::RemU => both(to, a, b, |a, b| a.checked_rem(b).unwrap_or(0)),
+        Binary::DivI => both(to, a, b, |a, b| quotient(f64::from(a as i32), f64::from(divisor(b) as i32))),
+        Binary::DivU => both(to, a, b, |a, b| quotient(f64::from(a), f64::from(divisor(b)))),
+        Binary::RemI => both(to, a, b, |a, b| {
+            let b = divisor(b);
+            a.wrapping_sub(quotient(f64::from(a as i32), f64::from(b as i32)).wrapping_mul(b))
+        }),
+        Binary::RemU => both(to, a, b, |a, b| {
+            let b = divisor(b);
+            a.wrapping_sub(quotient(f64::from(a), f64::from(b)).wrapping_mul(b))
+        }),
         Binary::MinI => both(to, a, b, |a, b| (a as i32).min(b as i32) as u32),
         Binary::MinU => both(to, a, b, u32::min),
         Binary::MaxI => both(to, a, b, |a, b| (a as i32).max(b as i32) as u32),

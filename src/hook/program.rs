@@ -9,8 +9,8 @@ use super::exec;
 use super::{ArgRow, Row};
 use crate::kernel::key::{Point, ScalarType};
 
-/// Keys worked on at once.
-pub const LANES: usize = 64;
+/// The most keys worked on at once: enough that taking an instruction costs little beside running it, few enough for the first cache.
+pub const LANES: usize = 256;
 
 /// The number of a register.
 pub type Reg = u16;
@@ -451,11 +451,16 @@ impl Assembler {
             return None;
         }
         let branches = code.iter().any(|op| matches!(op, Op::Enter { .. }));
+        // What nothing reads need not be loaded.
+        let mut used = vec![false; count];
+        used[result as usize] = true;
+        row.iter().chain(&code).flat_map(Op::reads).for_each(|r| used[r as usize] = true);
+        let is_used = |reg: Reg| used[reg as usize];
         Some(Program {
             point: self.point,
             args: self.args,
-            sources: self.sources,
-            constants: self.constants,
+            sources: self.sources.into_iter().filter(|(_, reg)| is_used(*reg)).collect(),
+            constants: self.constants.into_iter().filter(|(reg, _)| is_used(*reg)).collect(),
             row,
             code,
             result,

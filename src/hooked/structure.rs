@@ -143,12 +143,13 @@ fn map(plan: &mut PlanBuilder, n: usize, stage: &Stage, op: Attend, masks: Vec<H
     let block_map =
         BlockMap { queries: QUERIES, keys: KEYS, sizes: [queries, keys], structure, bottom_right: op.bottom_right };
     let tables: Vec<(&'static str, Ref, ScalarType)> = lengths.into_iter().collect();
-    let names: Vec<_> = masks.iter().map(|h| format!("`{}`", h.name)).collect();
+    let names: Vec<_> = masks.iter().map(|h| format!("mask `{}`", h.name)).collect();
+    let maps: usize = shape[..shape.len() - 2].iter().product();
     plan.note(format!(
-        "{}: a block map of {lines} x {columns} tiles, {} of them, of the masks {}, which hang on {}",
+        "{}: {maps} block map{} of {lines} x {columns} tiles for {}, which hangs on {}",
         stage.label,
-        shape[..shape.len() - 2].iter().product::<usize>(),
-        names.join(", "),
+        if maps == 1 { "" } else { "s" },
+        names.join(" and "),
         match structure {
             Structure::Distance => "query - key",
             Structure::Segments => "arguments of queries and keys",

@@ -3,7 +3,9 @@
 mod adapters;
 mod bench;
 mod engines;
+mod explain;
 mod failure;
+mod hooks;
 mod list;
 mod out;
 mod plan;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use wgpu_attention::caps::{Caps, Target};
 use wgpu_attention::kernel::{Io, Meta};
 use wgpu_attention::plan::{Plan, SlotRole};
-use wgpu_attention::{Card, Error, ErrorKind, Layout, Problem, Value, variant};
+use wgpu_attention::{Card, Error, ErrorKind, Layout, Problem, Value, Variant, variant};
 
 /// Arguments of `plan`.
 #[derive(clap::Args)]
@@ -26,6 +26,11 @@ pub struct Args {
     /// Optional inputs that are present: `mask,bias`.
     #[arg(long, value_name = "INPUTS", value_delimiter = ',')]
     with: Vec<String>,
+    /// Says what was decided and why: bounds and block maps of masks given as code.
+    #[arg(long)]
+    explain: bool,
+    #[command(flatten)]
+    hooks: crate::hooks::HookArgs,
 }
 
 /// Letters and sizes.
@@ -49,11 +54,11 @@ fn sizes(text: &str) -> Result<Sizes, Failure> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Outcome, Failure> {
-    let variant = variant::find(&args.variant)?.make(&args.params)?;
+    let variant = args.hooks.apply(variant::find(&args.variant)?.make(&args.params)?)?;
     let card = variant.card();
     check(card, args)?;
     let with: Vec<&str> = args.with.iter().map(String::as_str).collect();
-    let problem = Problem::from_sizes(&*variant, &args.shape.0, args.f16, &with)?;
+    let problem = Problem::from_sizes(&variant, &args.shape.0, args.f16, &with)?;
     for (name, spec) in problem.inputs() {
         let elements = spec.shape.iter().try_fold(1_u64, |all, &n| all.checked_mul(n as u64));
         if elements.is_none_or(|n| n >= 1 << 44) {
@@ -61,9 +66,12 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
             return Err(Error::new(ErrorKind::Limit, message).into());
         }
     }
-    let plan = wgpu_attention::runtime::plan(&*variant, &problem)?;
+    let plan = wgpu_attention::runtime::plan(&variant, &problem)?;
     out::line(plan.to_string().trim_end());
     out::line("");
+    if args.explain {
+        crate::explain::masks(&plan)?;
+    }
     costs(&plan)
 }
 

@@ -28,6 +28,8 @@ pub struct Args {
     /// A parameter, instead of the file's; may be repeated.
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     params: Vec<(String, Value)>,
+    #[command(flatten)]
+    hooks: crate::hooks::HookArgs,
 }
 
 /// Runs the command.
@@ -35,9 +37,9 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
     let bytes = std::fs::read(&args.case).map_err(|e| Failure::file(&args.case, &e))?;
     let case = Case::parse(&bytes, args.variant.as_deref())?;
     // Before the engine is opened: a wrong name needs no device to be found.
-    let variant = case.make(&args.params)?;
+    let variant = args.hooks.apply(case.make(&args.params)?)?;
     let runtime = engines::open(args.engine, args.adapter.as_deref())?;
-    let outputs = runtime.call_blocking(&*variant, &case.call_inputs())?;
+    let outputs = runtime.call_blocking(&variant, &case.call_inputs())?;
     let metadata = BTreeMap::from([
         ("variant".to_owned(), case.variant.clone()),
         ("engine".to_owned(), runtime.describe()),

@@ -384,3 +384,73 @@ fn hooks_from_files() {
     assert!(text.contains("16 empty (skipped), 0 mixed, 16 full (no mask asked), of 32"), "{text}");
     assert!(text.contains("\n####....\n####....\n....####\n....####\n"), "{text}");
 }
+
+#[test]
+fn diagnose_draws_every_format() {
+    let out = folder("diagnose");
+    let calibration = golden("dense/attention-calibration/c1.safetensors");
+    for (name, start) in [("a.svg", &b"<svg"[..]), ("a.png", &b"\x89PNG"[..]), ("a.html", &b"<!doctype html>"[..])] {
+        let file = out.join(name);
+        let stdout = good(&[
+            "diagnose",
+            utf8(&calibration),
+            "--out",
+            utf8(&file),
+            "--engine",
+            "cpu",
+            "--causal",
+            "--needle",
+            "3..7",
+        ]);
+        assert!(stdout.contains("entropy") && stdout.contains("needle found"), "{stdout}");
+        let bytes = std::fs::read(&file).expect("the picture");
+        assert!(bytes.starts_with(start), "{name} starts with {:?}", &bytes[..16]);
+    }
+    let svg = std::fs::read_to_string(out.join("a.svg")).expect("the drawing");
+    for words in ["head 2", "sink above 0.3", "not allowed", "attention-calibration"] {
+        assert!(svg.contains(words), "no `{words}`");
+    }
+    let html = std::fs::read_to_string(out.join("a.html")).expect("the report");
+    assert!(html.contains("<table>") && html.contains("<svg"), "{}", &html[..400]);
+}
+
+#[test]
+fn diagnose_reads_weights_and_scores_retrieval() {
+    let out = folder("diagnose_weights");
+    let case = golden("dense/retrieval-score/c2.safetensors");
+    let stdout = good(&["diagnose", utf8(&case), "--out", utf8(&out.join("a.svg")), "--engine", "cpu"]);
+    let bytes = std::fs::read(&case).expect("a case");
+    let want = Case::parse(&bytes, None).expect("a case file");
+    let (_, score, _) = want.expected.iter().find(|(name, ..)| name == "score").expect("a score");
+    for (row, score) in stdout.lines().skip(1).zip(score.to_f64()) {
+        assert!(row.ends_with(&format!("{score:.3}")), "{row}: wanted {score:.3}");
+    }
+    let flow = golden("dense/attention-flow/c1.safetensors");
+    good(&[
+        "diagnose",
+        utf8(&flow),
+        "--out",
+        utf8(&out.join("b.svg")),
+        "--engine",
+        "cpu",
+        "--layer",
+        "1",
+        "--rows",
+        "0,8",
+    ]);
+}
+
+#[test]
+fn diagnose_refuses_what_it_can_not_draw() {
+    let out = folder("diagnose_refused");
+    let case = golden("dense/attention-calibration/c1.safetensors");
+    let (case, file) = (utf8(&case), out.join("a.svg"));
+    let file = utf8(&file);
+    fails(&["diagnose", case, "--out", "a.gif"], 2, "the ending is none of .svg, .png, .html");
+    fails(&["diagnose", case, "--out", file, "--engine", "cpu", "--rows", "99"], 2, "--rows: 99 is not below 33");
+    fails(&["diagnose", case, "--out", file, "--engine", "cpu", "--heads", "3"], 2, "--heads: 3 is not below 3");
+    fails(&["diagnose", case, "--out", file, "--engine", "cpu", "--needle", "5..99"], 2, "--needle ends at 99");
+    fails(&["diagnose", case, "--out", file, "--needle", "5..5"], 2, "START < END");
+    let other = golden("dense/reversed-message/c1.safetensors");
+    fails(&["diagnose", utf8(&other), "--out", file, "--engine", "cpu"], 2, "diagnose takes `q` and `k`");
+}

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Budget, close, engines, random, tensor_of};
 use wgpu_attention::case::oracle_inputs;
-use wgpu_attention::{DType, HostTensor, Inputs, Problem, Value, variant};
+use wgpu_attention::{DType, ErrorKind, HostTensor, Inputs, Problem, Result, Runtime, Spec, Value, Variant, variant};
 
 /// One problem: variant, parameters, sizes, optional inputs.
 type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str, &'static [&'static str]);
@@ -60,6 +60,21 @@ const CASES: &[Case] = &[
     ("lama-attention", &[], "B=3,L=35,Cx=9,Mh=5,R=3", &["mask"]),
     ("lama-attention", &[("activation", "none")], "B=1,L=65,Cx=20,Mh=1,R=1", &[]),
     ("lama-attention", &[("l2", "false")], "B=2,L=7,Cx=5,Mh=3,R=2", &[]),
+    (
+        "local-polynomial-attention",
+        &[("ridge", "0.1"), ("causal", "true")],
+        "B=2,H=4,Hk=2,Lq=35,Lk=35,D=5,Dv=3",
+        &["mask"],
+    ),
+    ("local-polynomial-attention", &[("degree", "2"), ("ridge", "0.2")], "B=1,H=2,Hk=1,Lq=7,Lk=65,D=4,Dv=72", &[]),
+    ("local-polynomial-attention", &[("ridge", "1")], "B=1,H=1,Hk=1,Lq=33,Lk=100,D=64,Dv=1", &[]),
+    ("local-polynomial-attention", &[("scale", "0.1")], "B=1,H=1,Hk=1,Lq=9,Lk=37,D=3,Dv=5", &[]),
+    (
+        "local-polynomial-attention",
+        &[("degree", "0"), ("causal", "true")],
+        "B=1,H=2,Hk=2,Lq=65,Lk=33,D=7,Dv=9",
+        &["mask"],
+    ),
     ("normalised-cut", &[], "B=2,L=35,Cx=5", &[]),
     ("normalised-cut", &[("tau", "0.1"), ("eps", "0.01")], "B=1,L=7,Cx=3", &[]),
     ("normalised-cut", &[], "B=1,L=2,Cx=1", &[]),
@@ -107,7 +122,8 @@ fn input(name: &str, dtype: DType, shape: &[usize], seed: u64) -> HostTensor {
         _ if name == "features" && shape.len() == 3 => {
             let width = shape[2];
             let noise = random(shape, seed).to_f32();
-            let cluster = |n: usize| if n % width == usize::from(n / width % 3 == 0) % width { 1.5 } else { 0.0 };
+            let cluster =
+                |n: usize| if n % width == usize::from((n / width).is_multiple_of(3)) % width { 1.5 } else { 0.0 };
             HostTensor::from_fn(shape, |n| cluster(n) + 0.5 * noise[n])
         }
         // A sum of weights is positive.
@@ -122,31 +138,35 @@ fn input(name: &str, dtype: DType, shape: &[usize], seed: u64) -> HostTensor {
 }
 
 /// The tensors of a case.
-fn inputs(variant: &dyn wgpu_attention::Variant, sizes: &str, optional: &[&str]) -> Vec<(String, HostTensor)> {
+fn inputs(variant: &dyn Variant, sizes: &str, half: bool, optional: &[&str]) -> Result<Vec<(String, HostTensor)>> {
     let sizes: Vec<(String, usize)> = sizes
         .split(',')
         .map(|one| one.split_once('=').expect("LETTER=SIZE"))
         .map(|(letter, n)| (letter.to_owned(), n.parse().expect("a size")))
         .collect();
-    let problem = Problem::from_sizes(variant, &sizes, false, optional).expect("a problem");
-    let make = |(seed, (name, spec)): (usize, (&str, &wgpu_attention::Spec))| {
-        (name.to_owned(), input(name, spec.dtype, &spec.shape, seed as u64 + 1))
+    let problem = Problem::from_sizes(variant, &sizes, half, optional)?;
+    let make = |(seed, (name, spec)): (usize, (&str, &Spec))| {
+        let tensor = input(name, spec.dtype, &spec.shape, seed as u64 + 1);
+        (name.to_owned(), if spec.dtype == DType::F16 { tensor.to_f16() } else { tensor })
     };
-    problem.inputs().enumerate().map(make).collect()
+    Ok(problem.inputs().enumerate().map(make).collect())
 }
 
-#[test]
-fn operators_agree_with_their_oracles() {
+fn make(name: &str, params: &[(&str, &str)]) -> Box<dyn Variant> {
+    let params: Vec<_> = params.iter().map(|(n, v)| ((*n).to_owned(), Value::parse(v))).collect();
+    variant::find(name).and_then(|entry| entry.make(&params)).expect("a variant")
+}
+
+fn agree(half: bool) {
     let filter = std::env::var("ATTN_TEST").unwrap_or_default();
     let mut failures = Vec::new();
     for (name, params, sizes, optional) in CASES {
         let id = format!("{name} {params:?} {sizes} {optional:?}");
-        if !id.contains(&filter) {
+        let variant = make(name, params);
+        if !id.contains(&filter) || (half && !variant.card().inputs.iter().any(|i| i.half)) {
             continue;
         }
-        let params: Vec<_> = params.iter().map(|(n, v)| ((*n).to_owned(), Value::parse(v))).collect();
-        let variant = variant::find(name).and_then(|entry| entry.make(&params)).expect("a variant");
-        let tensors = inputs(&*variant, sizes, optional);
+        let tensors = inputs(&*variant, sizes, half, optional).expect("a problem");
         let want = variant.oracle(&oracle_inputs(tensors.iter().map(|(n, t)| (n.as_str(), t))));
         let call = tensors.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
         for (engine, runtime) in engines() {
@@ -160,7 +180,7 @@ fn operators_agree_with_their_oracles() {
             for (output, want) in &want {
                 let got = outputs.get(output).expect("an output of the card");
                 // Flags and indices are exact.
-                let budget = if got.dtype() == DType::F32 { budget(name) } else { Budget::EXACT };
+                let budget = if got.dtype() == DType::F32 { budget(name, half) } else { Budget::EXACT };
                 let got = HostTensor::new(got.shape(), got.to_f32()).expect("a shape");
                 if let Err(why) = close(&tensor_of(want), &got, budget) {
                     failures.push(format!("{id} on {engine}: {output}: {why}"));
@@ -171,9 +191,89 @@ fn operators_agree_with_their_oracles() {
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
 
+#[test]
+fn operators_agree_with_their_oracles() {
+    agree(false);
+}
+
+#[test]
+fn operators_of_f16_agree_with_their_oracles() {
+    agree(true);
+}
+
+/// What a variant does not take: variant, parameters, sizes, optional inputs, kind, words of the message.
+type Refused = (Case, ErrorKind, &'static str);
+
+const REFUSED: &[Refused] = &[
+    (("aaren", &[], "B=1,H=1,L=3,D=2,Dv=2", &["m", "u"]), ErrorKind::MissingInput, "m, u and w together"),
+    (
+        ("attention-calibration", &[("heads", "0,4")], "B=1,H=4,Hk=2,L=5,D=2,Dv=2", &[]),
+        ErrorKind::Parameter,
+        "heads below H = 4",
+    ),
+    (
+        ("attention-rollout", &[("residual", "1.5")], "Nl=1,B=1,H=1,L=3", &[]),
+        ErrorKind::Parameter,
+        "a number from 0 to 1",
+    ),
+    (("informed-tokens", &[("local_ratio", "-1")], "B=1,Hv=1,Ni=3", &[]), ErrorKind::Parameter, "a number from 0 to 1"),
+    (("local-polynomial-attention", &[("degree", "3")], "B=1,H=1,Lq=9,D=2", &[]), ErrorKind::Parameter, "0, 1 or 2"),
+    (
+        ("local-polynomial-attention", &[("causal", "true")], "B=1,H=1,Lq=9,D=2", &[]),
+        ErrorKind::Parameter,
+        "above 0 where a row",
+    ),
+    (
+        ("local-polynomial-attention", &[("ridge", "1"), ("degree", "2")], "B=1,H=1,Lq=9,D=10", &[]),
+        ErrorKind::Limit,
+        "65 of D = 10",
+    ),
+    (("normalised-cut", &[], "B=1,L=1,Cx=3", &[]), ErrorKind::Shape, "two tokens or more"),
+    (("normalised-cut", &[("eps", "0")], "B=1,L=3,Cx=3", &[]), ErrorKind::Parameter, "a number above 0"),
+    (("p-laplacian-attention", &[("p", "0")], "B=1,H=1,L=3,Df=2", &[]), ErrorKind::Parameter, "a number above 0"),
+    (("p-laplacian-cross", &[("eps", "0")], "B=1,H=1,Lq=3,Lk=4,Df=2", &[]), ErrorKind::Parameter, "a number above 0"),
+    (("pointer-scores", &[], "B=1,H=1,Lq=3,D=2", &[]), ErrorKind::MissingInput, "with mode additive"),
+    (
+        ("pointer-scores", &[("mode", "dot")], "B=1,H=1,Lq=3,D=2", &["w"]),
+        ErrorKind::Unsupported,
+        "nothing with mode dot",
+    ),
+    (
+        ("pointer-scores", &[("scale", "1")], "B=1,H=1,Lq=3,D=2", &["w"]),
+        ErrorKind::Parameter,
+        "none with mode additive",
+    ),
+    (("retrieval-score", &[("needle_end", "9")], "T=2,H=1,Lk=8", &[]), ErrorKind::Parameter, "needle_end <= Lk = 8"),
+    (("retrieval-score", &[("top_k", "0")], "T=2,H=1,Lk=9", &[]), ErrorKind::Parameter, "1 or more"),
+    (("reversed-message", &[("temperature", "0")], "B=1,L=2,H=3", &[]), ErrorKind::Parameter, "a number above 0"),
+    (("sink-states", &[("primary", "7")], "Nl=28,L=7,Cx=2", &[]), ErrorKind::Parameter, "a token below L = 7"),
+    (("sink-states", &[], "Nl=12,L=7,Cx=2", &[]), ErrorKind::Parameter, "min_layers + margin <= Nl = 12"),
+    (
+        ("transpose-attention", &[("temperature", "0")], "B=1,H=1,L=3,D=2", &[]),
+        ErrorKind::Parameter,
+        "a number above 0",
+    ),
+];
+
+#[test]
+fn what_is_not_taken_is_refused_by_name() {
+    for ((name, params, sizes, optional), kind, words) in REFUSED {
+        let variant = make(name, params);
+        let refusal = inputs(&*variant, sizes, false, optional).and_then(|tensors| {
+            let call = tensors.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
+            Runtime::cpu().plan(&*variant, &call)
+        });
+        let error = refusal.expect_err(name);
+        assert_eq!(error.kind(), *kind, "{error}");
+        assert!(error.to_string().contains(words) && error.to_string().starts_with(name), "{error}");
+    }
+}
+
 /// Powers of differences, and products of many matrices, keep fewer digits.
-fn budget(variant: &str) -> Budget {
+fn budget(variant: &str, half: bool) -> Budget {
     match variant {
+        "local-polynomial-attention" => Budget::MATRIX,
+        _ if half => Budget::F16,
         "p-laplacian-attention" | "p-laplacian-cross" => Budget::SCAN,
         // Two hundred steps of an iteration.
         "normalised-cut" => Budget::MATRIX,

@@ -24,7 +24,7 @@ fn kernel(group: u32, lane: u32) {
     for (var t = first; t < end; t++) {
         let x = x_load4(x_base + u32(start + t) * args.x_s3, d, args.width);
         if (WEIGHTED) {
-            sum += tap(At(0u, 0u, 0u, 0, t)) * x;
+            sum += tap(At(a, b, c, 0, t)) * x;
         } else {
             sum += x;
         }

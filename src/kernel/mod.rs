@@ -6,6 +6,7 @@ mod calls;
 pub mod combine;
 pub mod diagnose;
 pub mod key;
+pub mod polynomial;
 pub mod pool;
 pub(crate) mod reals;
 pub mod scan;
@@ -48,6 +49,8 @@ pub enum Op {
     Mix(combine::Mix),
     /// Numbers of pairs, changed by hooks and folded.
     Fold(diagnose::Fold),
+    /// Local polynomial regression by given weights.
+    Polynomial(polynomial::Polynomial),
 }
 
 impl Op {
@@ -67,6 +70,7 @@ impl Op {
             Op::Merge(op) => op,
             Op::Mix(op) => op,
             Op::Fold(op) => op,
+            Op::Polynomial(op) => op,
         }
     }
 }

@@ -4,16 +4,16 @@
 //! plan: where an engine and an oracle agree, two independent texts agree.
 
 mod attention;
-mod eigen;
 pub mod features;
 mod recurrence;
 mod search;
+mod systems;
 
 pub use attention::{Pairs, Row, attention, attention_map, bottom_right, merge, with_sink};
-pub use eigen::eigen;
 pub use recurrence::{frequencies, rotate, scan, shared_head, slopes};
 pub use search::{index_scores, list_count, padded, pool_blocks, top_k};
 use std::collections::BTreeMap;
+pub use systems::{eigen, least_squares};
 
 /// An array of f64, row-major. Booleans are 0 and 1, indices are whole numbers.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use super::{PlanBuilder, Ref};
 use crate::error::Result;
 use crate::hook::Hook;
 use crate::kernel::key::ScalarType;
-use crate::kernel::{Op, attend, combine, diagnose, pool, scan, select, transform};
+use crate::kernel::{Op, attend, combine, diagnose, polynomial, pool, scan, select, transform};
 use crate::tensor::DType;
 
 /// What `attend` is bound to. `out`, `lse` and `mass` have a leading axis of splits, or none when there is one split.
@@ -230,12 +230,12 @@ impl PlanBuilder<'_> {
         self.stage(label, Op::Norm(op), list, Vec::new(), Vec::new())
     }
 
-    /// A shortened sequence; `weight` is (size).
+    /// A shortened sequence; `weight` is (size), or (A, B, C, size) with axes of 1 for weights that do not differ.
     ///
     /// # Errors
     /// As [`PlanBuilder::stage`].
     pub fn pool(&mut self, label: &str, op: pool::Pool, x: &Ref, weight: Option<&Ref>, out: &Ref) -> Result<()> {
-        let tables = weight.map(|r| ("tap", r.insert(0).insert(0).insert(0), ScalarType::F32));
+        let tables = weight.map(|r| ("tap", r.lead(4), ScalarType::F32));
         let list = vec![("x", x.clone()), ("out", out.clone())];
         self.stage(label, Op::Pool(op), list, tables.into_iter().collect(), Vec::new())
     }
@@ -275,6 +275,21 @@ impl PlanBuilder<'_> {
         let list = vec![("q", q.clone()), ("k", k.clone()), ("out", out.clone())];
         let tables = table.into_iter().map(|(name, r)| (name, r, ScalarType::F32)).collect();
         self.stage(label, Op::Fold(op), list, tables, hooks)
+    }
+
+    /// Regression of v on k around q by given weights.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn polynomial(
+        &mut self,
+        label: &str,
+        op: polynomial::Polynomial,
+        [q, k, v, p]: [&Ref; 4],
+        out: &Ref,
+    ) -> Result<()> {
+        let list = [("q", q), ("k", k), ("v", v), ("p", p), ("out", out)].map(|(role, r)| (role, r.clone()));
+        self.stage(label, Op::Polynomial(op), list.to_vec(), Vec::new(), Vec::new())
     }
 
     /// Weighted sum of up to three results.

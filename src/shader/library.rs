@@ -26,6 +26,7 @@ files![
     "attend/matrix_8",
     "attend/matrix_rows",
     "attend/matrix_stage",
+    "attend/polynomial",
     "attend/rows",
     "attend/keys_range",
     "attend/keys_blocks",

@@ -1,7 +1,8 @@
-//! The command line: what this machine has, what the catalogue offers, plans, runs, verification, measurement.
+//! The command line: what this machine has, what the catalogue offers, plans, runs, verification, pictures, measurement.
 
 mod adapters;
 mod bench;
+mod diagnose;
 mod engines;
 mod explain;
 mod failure;
@@ -42,6 +43,8 @@ enum Command {
     Run(run::Args),
     /// Runs case files on the engines and compares with the expected results.
     Verify(verify::Args),
+    /// Draws what heads look at: entropy, sink and retrieval scores, attention maps.
+    Diagnose(diagnose::Args),
     /// Measures workloads.
     Bench(bench::Args),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {

@@ -10,7 +10,7 @@ use crate::tensor::DType;
 const WORKGROUP: u32 = 128;
 
 /// Windows along axis 3: role x (A, B, C, L, W), output out (A, B, C, N, W): `out[n] = Σ_t w_t x[n * stride + t − offset]` over taps
-/// t < size that fall inside 0..L. Weights are table `tap` (1, 1, 1, size) along the last axis, else 1. With `mean` the sum is divided by
+/// t < size that fall inside 0..L. Weights are table `tap`, broadcast to (A, B, C, size), else 1. With `mean` the sum is divided by
 /// the number of taps inside (the weights are then 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -60,8 +60,7 @@ impl Kernel for Pool {
     fn twin(&self, io: &mut TwinIo) -> Result<()> {
         let [_, b, c, length, width] = io.io.get("x").layout.shape[..] else { return Err(rank("x")) };
         let [.., windows, _] = io.io.get("out").layout.shape[..] else { return Err(rank("out")) };
-        let (tap, x) = (io.table_row("tap", [0; 3]), Reals::of(io, "x"));
-        let (Some(x), Some(out)) = (x, io.write_f32("out")) else {
+        let (Some(x), Some(out)) = (Reals::of(io, "x"), io.write_f32("out")) else {
             return Err(Error::new(ErrorKind::Unsupported, "pool: `x` and `out` are tensors of reals"));
         };
         // Narrow rows are taken many at a time: the fork of a thread costs more than one.
@@ -73,6 +72,7 @@ impl Kernel for Pool {
                 let start = (n * self.stride) as i64 - self.offset as i64;
                 let taps = (-start).max(0)..(self.size as i64).min(length as i64 - start);
                 let count = taps.clone().count();
+                let tap = io.table_row("tap", at);
                 row.fill(0.0);
                 for t in taps {
                     let weight = tap.map_or(1.0, |tap| tap.f32(t as i32));

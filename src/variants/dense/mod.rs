@@ -12,6 +12,7 @@ pub mod flow;
 pub mod informed_tokens;
 pub mod lama;
 pub mod latent_pooling;
+pub mod local_polynomial;
 pub mod merge_lse;
 pub mod normalised_cut;
 pub mod p_laplacian;
@@ -48,6 +49,7 @@ variants! {
     informed_tokens::InformedTokens,
     lama::LamaAttention,
     latent_pooling::LatentPoolingAttention,
+    local_polynomial::LocalPolynomialAttention,
     merge_lse::MergeLse,
     normalised_cut::NormalisedCut,
     p_laplacian::PLaplacianAttention,

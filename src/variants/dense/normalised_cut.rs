@@ -85,26 +85,28 @@ impl Variant for NormalisedCut {
         let volume = folded(plan, "volume", Fold::sum(), &row(&degree), Vec::new())?;
         let share = changed(plan, "share", &degree, vec![hooks::over(volume)])?;
 
-        let centred = |plan: &mut PlanBuilder, y: &Ref| -> Result<Ref> {
-            let mean = folded(plan, "mean", Fold::sum(), &row(y), vec![hooks::times(row(&share))])?;
-            changed(plan, "centred", y, vec![hooks::plus(mean, -1.0)])
-        };
-        let scaled = |plan: &mut PlanBuilder, y: &Ref| -> Result<Ref> {
-            let square = vec![hooks::times(row(y)), hooks::times(row(&degree))];
-            let square = folded(plan, "square", Fold::sum(), &row(y), square)?;
-            let factor = changed(plan, "factor", &square, root())?;
-            changed(plan, "scaled", y, vec![hooks::times(factor)])
+        // Two vectors in turn, and one number of each kind: the plan repeats itself, its memory does not.
+        let (sum, vectors) =
+            (scratch(plan, "sum", &degree.shape), ["even", "odd"].map(|n| scratch(plan, n, &degree.shape)));
+        let [mean, square, factor] = ["mean", "square", "factor"].map(|name| scratch(plan, name, &[batch, 1, 1, 1]));
+        let centre = |plan: &mut PlanBuilder, y: &Ref, to: &Ref| -> Result<()> {
+            plan.fold("mean", Fold::sum(), &row(y), &mean, vec![hooks::times(row(&share))])?;
+            let squares = vec![hooks::times(row(y)), hooks::times(row(&degree))];
+            plan.fold("square", Fold::sum(), &row(y), &square, squares)?;
+            plan.fold("factor", Fold::each(), &square, &factor, root())?;
+            plan.fold("centre", Fold::each(), y, to, vec![hooks::plus(&mean, -1.0), hooks::times(&factor)])
         };
         let start = HostTensor::from_fn(&[length, 1], |t| (t % 7) as f32 - 3.0);
         let start = plan.constant("start", start).broadcast(&[batch, 1, length, 1]);
-        let mut y = centred(plan, &start)?;
+        let [mut y, mut other] = vectors;
+        centre(plan, &start, &y)?;
         for step in 1..=STEPS {
-            let sum = scratch(plan, "sum", &y.shape);
             product(plan, "step", &graph, &y, 1.0, &sum, None)?;
-            y = changed(plan, "next", &sum, vec![hooks::times(&inverse), hooks::plus(&y, 1.0)])?;
+            plan.fold("next", Fold::each(), &sum, &other, vec![hooks::times(&inverse), hooks::plus(&y, 1.0)])?;
+            std::mem::swap(&mut y, &mut other);
             if step % BETWEEN == 0 {
-                y = centred(plan, &y)?;
-                y = scaled(plan, &y)?;
+                centre(plan, &y, &other)?;
+                std::mem::swap(&mut y, &mut other);
             }
         }
 

@@ -1,4 +1,4 @@
-//! Eigenvalues of symmetric matrices.
+//! Linear systems and eigenvalues.
 
 use super::Array;
 
@@ -37,4 +37,31 @@ pub fn eigen(matrix: &Array) -> (Vec<f64>, Vec<Vec<f64>>) {
     order.sort_by(|&i, &j| a.get(&[i, i]).total_cmp(&a.get(&[j, j])));
     let values = order.iter().map(|&i| a.get(&[i, i])).collect();
     (values, order.iter().map(|&i| (0..n).map(|r| v.get(&[r, i])).collect()).collect())
+}
+
+/// The constant c of `min Σ p |v − c − C φ|² + ridge |C|²` over rows (p, φ, v): the normal equations in the unknowns [c, C], eliminated
+/// with pivots. What no row determines is 0.
+pub fn least_squares(rows: &[(f64, Vec<f64>, &[f64])], ridge: f64) -> Vec<f64> {
+    let (n, width) = (rows[0].1.len() + 1, rows[0].2.len());
+    let mut m = vec![vec![0.0; n + width]; n];
+    for (p, phi, v) in rows {
+        let x: Vec<f64> = std::iter::once(1.0).chain(phi.iter().copied()).collect();
+        for a in 0..n {
+            (0..n).for_each(|b| m[a][b] += p * x[a] * x[b]);
+            (0..width).for_each(|d| m[a][n + d] += p * x[a] * v[d]);
+        }
+    }
+    (1..n).for_each(|a| m[a][a] += ridge);
+    for c in 0..n {
+        let best = (c..n).fold(c, |best, r| if m[r][c].abs() > m[best][c].abs() { r } else { best });
+        m.swap(c, best);
+        if m[c][c].abs() < 1e-300 {
+            continue;
+        }
+        for r in (0..n).filter(|&r| r != c) {
+            let factor = m[r][c] / m[c][c];
+            (c..n + width).for_each(|d| m[r][d] -= factor * m[c][d]);
+        }
+    }
+    (0..width).map(|d| m[0][n + d] / m[0][0]).collect()
 }

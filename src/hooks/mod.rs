@@ -2,6 +2,7 @@
 
 mod mask;
 mod number;
+mod rule;
 mod score;
 mod weight;
 
@@ -10,6 +11,7 @@ pub use number::{
     Number, above, ahead, at_least, diagonal, equals, except, gain, hat, hyperbolic, inverse_log, log_factor, logistic,
     magnitude, over, plus, power, probability, take, times,
 };
+pub use rule::{Rule, attributes, intervals, slices};
 pub use score::{alibi, bias, neg_log, shift, softcap};
 pub use weight::{one, sigmoid};
 

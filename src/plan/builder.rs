@@ -2,7 +2,7 @@
 
 use super::{Check, Plan, Ref, Slot, SlotId, SlotRole, Stage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{ArgValue, Hook};
+use crate::hook::Hook;
 use crate::kernel::Op;
 use crate::kernel::key::ScalarType;
 use crate::problem::Problem;
@@ -144,10 +144,7 @@ impl<'a> PlanBuilder<'a> {
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         }
-        let hook_tables = hooks.iter().flat_map(|hook| &hook.args).filter_map(|arg| match &arg.value {
-            ArgValue::Table(table, _) => Some(table),
-            _ => None,
-        });
+        let hook_tables = hooks.iter().flat_map(|hook| &hook.args).filter_map(|arg| Some(arg.value.tensor()?.0));
         if let Some(table) = hook_tables.chain(tables.iter().map(|(_, t, _)| t)).find(|t| t.shape.len() != 4) {
             let message = format!("{}: a table of shape {:?} is not (B, H, Lq, Lk)", self.plan.variant, table.shape);
             return Err(Error::new(ErrorKind::Unsupported, message));

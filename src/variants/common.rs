@@ -3,10 +3,12 @@
 use crate::error::{ErrorKind, Result};
 use crate::hook::Hook;
 use crate::hooks;
+use crate::kernel::attend::Attend;
 use crate::plan::{AttendIo, Check, PlanBuilder, Ref};
 use crate::problem::Problem;
-use crate::tensor::DType;
+use crate::tensor::{DType, HostTensor};
 use crate::variant::{InputSpec, OutputSpec};
+use std::ops::Range;
 
 /// Queries.
 pub(crate) const Q: InputSpec = InputSpec::real("q", "B H Lq D");
@@ -14,6 +16,12 @@ pub(crate) const Q: InputSpec = InputSpec::real("q", "B H Lq D");
 pub(crate) const K: InputSpec = InputSpec::real("k", "B Hk Lk D");
 /// Values.
 pub(crate) const V: InputSpec = InputSpec::real("v", "B Hk Lk Dv");
+/// Queries of self-attention.
+pub(crate) const Q_SELF: InputSpec = InputSpec::real("q", "B H L D");
+/// Keys of self-attention.
+pub(crate) const K_SELF: InputSpec = InputSpec::real("k", "B Hk L D");
+/// Values of self-attention.
+pub(crate) const V_SELF: InputSpec = InputSpec::real("v", "B Hk L Dv");
 /// 1 = the pair is allowed.
 pub(crate) const MASK: InputSpec = InputSpec::flag("mask", "broadcastable to B H Lq Lk").optional();
 /// Added to the scores.
@@ -33,6 +41,10 @@ pub(crate) const W_IDX: InputSpec = InputSpec::float("w", "B Lq Hi");
 pub(crate) const OUT: OutputSpec = OutputSpec::float("out", "B H Lq Dv");
 /// Log-sum-exp of the scores.
 pub(crate) const LSE: OutputSpec = OutputSpec::float("lse", "B H Lq");
+/// Outputs of self-attention.
+pub(crate) const OUT_SELF: OutputSpec = OutputSpec::float("out", "B H L Dv");
+/// Log-sum-exp of the scores of self-attention.
+pub(crate) const LSE_SELF: OutputSpec = OutputSpec::float("lse", "B H L");
 /// Sum of the weights.
 pub(crate) const MASS: OutputSpec = OutputSpec::float("mass", "B H Lq");
 
@@ -45,6 +57,57 @@ pub(crate) fn default_scale(given: Option<f32>, problem: &Problem) -> f32 {
 pub(crate) fn attend_io(plan: &mut PlanBuilder) -> Result<AttendIo> {
     let out = plan.output("out")?;
     Ok(AttendIo::new(&plan.input("q")?, &plan.input("k")?, &plan.input("v")?, &out))
+}
+
+/// Softmax attention of q, k and v into the outputs `out` and `lse`.
+pub(crate) fn softmax(plan: &mut PlanBuilder, op: Attend, hooks: Vec<Hook>) -> Result<()> {
+    let mut io = attend_io(plan)?;
+    io.lse = Some(plan.output("lse")?);
+    plan.attend("attend", op, io, hooks)
+}
+
+/// The same where row i sees the keys `limits(i)` only, besides those that `op` lets through as a prefix.
+pub(crate) fn softmax_within(
+    plan: &mut PlanBuilder,
+    op: Attend,
+    rows: usize,
+    limits: impl Fn(usize) -> Range<usize>,
+) -> Result<()> {
+    let table = |limit: &dyn Fn(usize) -> usize| {
+        HostTensor::new(&[1, 1, rows, 1], (0..rows).map(|i| limit(i) as i32).collect::<Vec<_>>())
+    };
+    let mut io = attend_io(plan)?;
+    io.lse = Some(plan.output("lse")?);
+    io.row_start = Some(plan.constant("row_start", table(&|i| limits(i).start)?));
+    io.row_end = Some(plan.constant("row_end", table(&|i| limits(i).end)?));
+    plan.attend("attend", op, io, Vec::new())
+}
+
+/// Segments one after the other: the range of tokens of each, which together are all of `length` tokens.
+pub(crate) fn segments(problem: &Problem, name: &str, lengths: &[usize], length: usize) -> Result<Vec<Range<usize>>> {
+    let mut end = 0_usize;
+    let list: Vec<_> = lengths
+        .iter()
+        .map(|n| {
+            let start = end;
+            end = start.saturating_add(*n);
+            start..end
+        })
+        .collect();
+    if end != length {
+        return Err(problem.refuse(ErrorKind::Parameter, name, format!("lengths that sum to L = {length}"), end));
+    }
+    Ok(list)
+}
+
+/// Numbers of queries (Lq), as a table of rows.
+pub(crate) fn of_rows(numbers: &Ref) -> Ref {
+    numbers.insert(1).insert(0).insert(0)
+}
+
+/// Numbers of keys (Lk), as a table of columns.
+pub(crate) fn of_keys(numbers: &Ref) -> Ref {
+    numbers.insert(0).insert(0).insert(0)
 }
 
 /// The input `lengths`, checked.

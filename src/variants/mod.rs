@@ -4,7 +4,7 @@ mod common;
 mod steps;
 mod words;
 
-pub use words::{Align, BiasRule, DecayRule, FeatureMap, LamaActivation, Pattern, PointerMode, Position};
+pub use words::{Align, BiasRule, DecayRule, FeatureMap, LamaActivation, MaskPattern, Pattern, PointerMode, Position};
 
 use crate::variant::Entry;
 

@@ -25,6 +25,36 @@ impl Pattern {
 }
 
 words! {
+    /// The twelve static masks.
+    pub enum MaskPattern {
+        /// Every key.
+        Full = "full",
+        /// No later key.
+        Causal = "causal",
+        /// Keys near by on both sides.
+        SlidingWindow = "sliding_window",
+        /// Keys near by, none later.
+        SlidingWindowCausal = "sliding_window_causal",
+        /// The row's segment.
+        FullDocument = "full_document",
+        /// The row's segment, causal.
+        CausalDocument = "causal_document",
+        /// The row's segment and segment 0, causal.
+        ShareQuestion = "share_question",
+        /// The row's segment, causal; the last segment sees all.
+        CausalBlockwise = "causal_blockwise",
+        /// Causal, and a prefix.
+        PrefixLmCausal = "prefix_lm_causal",
+        /// The row's segment, causal, and the segment's prefix.
+        PrefixLmDocument = "prefix_lm_document",
+        /// Keys near by, and global tokens.
+        GlobalSlidingWindow = "global_sliding_window",
+        /// The row's segment up to the end of the row's block.
+        BlockCausalDocument = "block_causal_document",
+    }
+}
+
+words! {
     /// Where query `i` sits on the axis of the keys.
     pub enum Align {
         /// At i + Lk − Lq: the last query sees the last key.

@@ -57,7 +57,7 @@ fn numbers(hook: &Hook) -> Vec<ArgRow<'static>> {
         ArgValue::F32(x) => f64::from(*x),
         ArgValue::I32(x) => f64::from(*x),
         ArgValue::U32(x) => f64::from(*x),
-        ArgValue::Table(..) => 0.0,
+        ArgValue::Table(..) | ArgValue::Lookup(..) => 0.0,
     };
     hook.args.iter().map(|arg| ArgRow::Number(number(&arg.value))).collect()
 }

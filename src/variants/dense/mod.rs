@@ -12,13 +12,19 @@ pub mod flow;
 pub mod informed_tokens;
 pub mod lama;
 pub mod latent_pooling;
+pub mod mask_column_intervals;
+pub mod mask_rules;
+pub mod mask_slices;
 pub mod merge_lse;
+pub mod mixed_modal;
 pub mod normalised_cut;
 pub mod p_laplacian;
 pub mod p_laplacian_cross;
 pub mod paint;
 pub mod pointer;
+pub mod prefix_lm;
 pub mod ref_heatmap;
+pub mod region_cross;
 pub mod retrieval_score;
 pub mod reversed;
 pub mod reversed_message;
@@ -30,6 +36,7 @@ pub mod sink_states;
 pub mod soft_pag;
 pub mod softcap;
 pub mod split_kv;
+pub mod static_masks;
 pub mod statistics;
 pub mod token_emphasis;
 pub mod transpose;
@@ -48,13 +55,19 @@ variants! {
     informed_tokens::InformedTokens,
     lama::LamaAttention,
     latent_pooling::LatentPoolingAttention,
+    mask_column_intervals::MaskColumnIntervals,
+    mask_rules::MaskRules,
+    mask_slices::MaskSlices,
     merge_lse::MergeLse,
+    mixed_modal::MixedModal,
     normalised_cut::NormalisedCut,
     p_laplacian::PLaplacianAttention,
     p_laplacian_cross::PLaplacianCross,
     paint::PaintAttention,
     pointer::PointerScores,
+    prefix_lm::PrefixLm,
     ref_heatmap::RefHeatmap,
+    region_cross::RegionCrossAttention,
     retrieval_score::RetrievalScore,
     reversed::ReversedAttention,
     reversed_message::ReversedMessage,
@@ -66,6 +79,7 @@ variants! {
     soft_pag::SoftPagAttention,
     softcap::SoftcapAttention,
     split_kv::SplitKvDecode,
+    static_masks::StaticMaskPatterns,
     statistics::AttentionStatistics,
     token_emphasis::TokenEmphasisAttention,
     transpose::TransposeAttention,

@@ -13,7 +13,7 @@ pub use number::{
 };
 pub use rule::{Rule, attributes, intervals, slices};
 pub use score::{alibi, bias, neg_log, shift, softcap};
-pub use weight::{one, sigmoid};
+pub use weight::{one, relu, sigmoid};
 
 /// `Hook::new` with the text of a file under `shaders/hooks/`.
 macro_rules! hook {

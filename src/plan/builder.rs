@@ -106,11 +106,12 @@ impl<'a> PlanBuilder<'a> {
     /// The output `name` with a shape that a parameter makes other than the card says: a state of wider features.
     ///
     /// # Errors
-    /// As [`output`](PlanBuilder::output).
+    /// [`ErrorKind::UnknownName`] when the card has no such output.
     pub fn output_as(&mut self, name: &str, shape: &[usize]) -> Result<Ref> {
-        let made = self.output(name)?;
-        self.plan.slots[made.slot.0].layout = Layout::contiguous(shape);
-        Ok(self.reference(made.slot))
+        let spec = self.problem.card().outputs.iter().find(|o| o.name == name).ok_or_else(|| {
+            Error::new(ErrorKind::UnknownName, format!("{}: the card has no output `{name}`", self.problem.subject()))
+        })?;
+        Ok(self.slot(name, SlotRole::Output, spec.dtype, shape))
     }
 
     /// Scratch memory, reused by lifetime.

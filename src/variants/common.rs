@@ -3,7 +3,8 @@
 use crate::error::{ErrorKind, Result};
 use crate::hook::Hook;
 use crate::hooks;
-use crate::kernel::attend::Attend;
+use crate::kernel::attend::{Attend, Normaliser};
+use crate::kernel::transform::{Feature, Map};
 use crate::plan::{AttendIo, Check, PlanBuilder, Ref};
 use crate::problem::Problem;
 use crate::tensor::{DType, HostTensor};
@@ -100,6 +101,14 @@ pub(crate) fn segments(problem: &Problem, name: &str, lengths: &[usize], length:
     Ok(list)
 }
 
+/// The output `name` holds these numbers, known with the plan.
+pub(crate) fn constant_output(plan: &mut PlanBuilder, name: &str, numbers: Vec<f32>) -> Result<()> {
+    let width = numbers.len();
+    let out = plan.output_as(name, &[width])?;
+    let data = plan.constant(name, HostTensor::new(&[1, 1, 1, width], numbers)?);
+    plan.map(name, Map { feature: Feature::Identity }, &data, &of_keys(&out))
+}
+
 /// Numbers of queries (Lq), as a table of rows.
 pub(crate) fn of_rows(numbers: &Ref) -> Ref {
     numbers.insert(1).insert(0).insert(0)
@@ -115,6 +124,24 @@ pub(crate) fn lengths(problem: &Problem, plan: &mut PlanBuilder) -> Option<Ref> 
     let lengths = plan.optional("lengths")?;
     plan.check(&lengths, Check::AtMost(problem.size("Lk")));
     Some(lengths)
+}
+
+/// The keys that each row may see, (B, H, Lq, 1) or a constant of (1, 1, Lq, 1): with a mask a first pass counts them.
+pub(crate) fn allowed_keys(problem: &Problem, plan: &mut PlanBuilder, causal: bool) -> Result<Ref> {
+    let [lq, lk] = [problem.size("Lq"), problem.size("Lk")];
+    if !problem.has("mask") {
+        let seen = |i: usize| if causal { (i + 1 + lk).saturating_sub(lq).min(lk) } else { lk };
+        return Ok(plan.constant("count", HostTensor::from_fn(&[1, 1, lq, 1], |i| seen(i) as f32)));
+    }
+    let count = plan.scratch("count", DType::F32, &problem.shape("B H Lq")?);
+    let mut io = attend_io(plan)?;
+    io.out = plan.scratch("unused", DType::F32, &problem.shape("B H Lq Dv")?);
+    io.mass = Some(count.clone());
+    let mut counting = vec![hooks::one()];
+    counting.extend(given_mask(problem, plan)?);
+    let op = Attend { normaliser: Normaliser::Weights, ..Attend::new(1.0).causal(causal) };
+    plan.attend("count", op, io, counting)?;
+    Ok(count.insert(3))
 }
 
 /// The softcap hook; a cap is above 0.

@@ -107,6 +107,32 @@ words! {
 }
 
 words! {
+    /// How rotary frequencies stretch beyond the length they were trained at.
+    pub enum RopeScaling {
+        /// All by the factor.
+        Linear = "linear",
+        /// By the base, so that the fastest pair stays and the slowest is stretched by the factor.
+        Ntk = "ntk",
+        /// The same with a factor that grows with the length.
+        DynamicNtk = "dynamic_ntk",
+        /// Slow pairs by the factor, fast ones not, a ramp between; and warmer scores.
+        Yarn = "yarn",
+        /// The same by wavelength, without the warmth.
+        Llama3 = "llama3",
+    }
+}
+
+words! {
+    /// Which channels of rotary embedding are a pair.
+    pub enum RopeLayout {
+        /// c and c + half.
+        Half = "half",
+        /// 2c and 2c + 1.
+        Interleaved = "interleaved",
+    }
+}
+
+words! {
     /// The decay of lightning attention, head by head.
     pub enum DecayRule {
         /// No decay.

@@ -21,14 +21,17 @@ pub mod normalised_cut;
 pub mod p_laplacian;
 pub mod p_laplacian_cross;
 pub mod paint;
+pub mod pm_rope;
 pub mod pointer;
 pub mod prefix_lm;
 pub mod ref_heatmap;
 pub mod region_cross;
+pub mod relu;
 pub mod retrieval_score;
 pub mod reversed;
 pub mod reversed_message;
 pub mod rollout;
+pub mod rope;
 pub mod sigmoid;
 pub mod sink_logit;
 pub mod sink_score;
@@ -38,6 +41,7 @@ pub mod softcap;
 pub mod split_kv;
 pub mod static_masks;
 pub mod statistics;
+pub mod temp_scale;
 pub mod token_emphasis;
 pub mod transpose;
 pub mod varlen;
@@ -64,14 +68,17 @@ variants! {
     p_laplacian::PLaplacianAttention,
     p_laplacian_cross::PLaplacianCross,
     paint::PaintAttention,
+    pm_rope::PmRopeAttention,
     pointer::PointerScores,
     prefix_lm::PrefixLm,
     ref_heatmap::RefHeatmap,
     region_cross::RegionCrossAttention,
+    relu::ReluAttention,
     retrieval_score::RetrievalScore,
     reversed::ReversedAttention,
     reversed_message::ReversedMessage,
     rollout::AttentionRollout,
+    rope::RopeAttention,
     sigmoid::SigmoidAttention,
     sink_logit::SinkLogitAttention,
     sink_score::SinkScore,
@@ -81,6 +88,7 @@ variants! {
     split_kv::SplitKvDecode,
     static_masks::StaticMaskPatterns,
     statistics::AttentionStatistics,
+    temp_scale::TempScaleAttention,
     token_emphasis::TokenEmphasisAttention,
     transpose::TransposeAttention,
     varlen::VarlenAttention,

@@ -38,7 +38,7 @@ impl<'a> PlanBuilder<'a> {
     /// # Errors
     /// [`ErrorKind::Unsupported`] when an output of the card was not written: a defect of the variant.
     pub fn finish(self) -> Result<Plan> {
-        for output in self.problem.card().outputs {
+        for output in self.problem.card().outputs.iter().filter(|o| !o.optional) {
             let written = |stage: &Stage| {
                 stage.bindings.iter().any(|(role, r)| {
                     self.plan.slot(r.slot).name == output.name

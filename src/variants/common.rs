@@ -4,7 +4,7 @@ use crate::error::{ErrorKind, Result};
 use crate::hook::Hook;
 use crate::hooks;
 use crate::kernel::attend::{Attend, Normaliser};
-use crate::kernel::transform::{Feature, Map};
+use crate::kernel::diagnose::Fold;
 use crate::plan::{AttendIo, Check, PlanBuilder, Ref};
 use crate::problem::Problem;
 use crate::tensor::{DType, HostTensor};
@@ -101,12 +101,17 @@ pub(crate) fn segments(problem: &Problem, name: &str, lengths: &[usize], length:
     Ok(list)
 }
 
-/// The output `name` holds these numbers, known with the plan.
-pub(crate) fn constant_output(plan: &mut PlanBuilder, name: &str, numbers: Vec<f32>) -> Result<()> {
-    let width = numbers.len();
-    let out = plan.output_as(name, &[width])?;
-    let data = plan.constant(name, HostTensor::new(&[1, 1, 1, width], numbers)?);
-    plan.map(name, Map { feature: Feature::Identity }, &data, &of_keys(&out))
+/// The output `name` holds these numbers, known with the plan. Whole numbers below 2^24 stay exact.
+pub(crate) fn constant_output(plan: &mut PlanBuilder, name: &str, numbers: HostTensor) -> Result<()> {
+    let out = plan.output_as(name, numbers.shape())?;
+    let data = plan.constant(name, numbers);
+    plan.fold(name, Fold::each(), &data, &out, Vec::new())
+}
+
+/// The same of whole numbers in a row.
+pub(crate) fn index_output(plan: &mut PlanBuilder, name: &str, numbers: impl Iterator<Item = usize>) -> Result<()> {
+    let numbers: Vec<i32> = numbers.map(|n| n as i32).collect();
+    constant_output(plan, name, HostTensor::new(&[numbers.len()], numbers)?)
 }
 
 /// Numbers of queries (Lq), as a table of rows.

@@ -6,8 +6,8 @@ mod steps;
 mod words;
 
 pub use words::{
-    Align, BiasRule, DecayRule, FeatureMap, LamaActivation, MaskPattern, Pattern, PointerMode, Position, RopeLayout,
-    RopeScaling,
+    Align, BiasRule, CandidateMode, DecayRule, FeatureMap, HeadMaskMode, LamaActivation, MaskPattern, Pattern,
+    PointerMode, Position, QkNorm, RopeLayout, RopeScaling,
 };
 
 use crate::variant::Entry;

@@ -50,9 +50,21 @@ pub(crate) fn turned(
     scale: f32,
 ) -> Result<Ref> {
     let out = plan.scratch(name, DType::F32, &x.shape);
-    let op = Rotary { interleaved: false, offset: 0, scale };
-    plan.rotary(name, op, x, &out, vec![("channel", channel.clone()), ("position", position.clone())])?;
+    turned_into(plan, name, x, [channel, position], scale, &out)?;
     Ok(out)
+}
+
+/// The same into `out`.
+pub(crate) fn turned_into(
+    plan: &mut PlanBuilder,
+    name: &str,
+    x: &Ref,
+    [channel, position]: [&Ref; 2],
+    scale: f32,
+    out: &Ref,
+) -> Result<()> {
+    let op = Rotary { interleaved: false, offset: 0, scale };
+    plan.rotary(name, op, x, out, vec![("channel", channel.clone()), ("position", position.clone())])
 }
 
 /// x (B, H, L, D) turned in pairs half a row apart, by `base^(−2c/D)` a position; positions in f64 are known with the plan. Scratch.

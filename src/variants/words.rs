@@ -107,6 +107,38 @@ words! {
 }
 
 words! {
+    /// What a masked head does.
+    pub enum HeadMaskMode {
+        /// Gives 0.
+        Zero = "zero",
+        /// Gives the mean of the values it may see.
+        Uniform = "uniform",
+    }
+}
+
+words! {
+    /// What queries and keys are divided by.
+    pub enum QkNorm {
+        /// Their Euclidean length.
+        L2 = "l2",
+        /// The root of their mean square.
+        Rms = "rms",
+    }
+}
+
+words! {
+    /// Who sees whom among candidates that share a context.
+    pub enum CandidateMode {
+        /// The context sees all, a candidate the context and itself.
+        Arrow = "arrow",
+        /// Each only itself.
+        Diag = "diag",
+        /// All see all.
+        Square = "square",
+    }
+}
+
+words! {
     /// How rotary frequencies stretch beyond the length they were trained at.
     pub enum RopeScaling {
         /// All by the factor.

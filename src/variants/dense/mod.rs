@@ -1,17 +1,23 @@
 //! Dense attention: every allowed pair is scored.
 #![allow(clippy::module_inception, reason = "a file is called as its variant")]
 
+pub mod affine_parameters;
+pub mod affine_scaled;
 pub mod alibi;
 pub mod calibration;
 pub mod channel;
+pub mod dara;
 pub mod dense;
 pub mod efficient;
 pub mod emphasis_factor;
 pub mod emphasize;
 pub mod flow;
+pub mod gap_rope;
+pub mod head_mask;
 pub mod informed_tokens;
 pub mod lama;
 pub mod latent_pooling;
+pub mod lrpe_d;
 pub mod mask_column_intervals;
 pub mod mask_rules;
 pub mod mask_slices;
@@ -24,6 +30,7 @@ pub mod paint;
 pub mod pm_rope;
 pub mod pointer;
 pub mod prefix_lm;
+pub mod qk_norm;
 pub mod ref_heatmap;
 pub mod region_cross;
 pub mod relu;
@@ -32,6 +39,7 @@ pub mod reversed;
 pub mod reversed_message;
 pub mod rollout;
 pub mod rope;
+pub mod selective_self;
 pub mod sigmoid;
 pub mod sink_logit;
 pub mod sink_score;
@@ -41,24 +49,32 @@ pub mod softcap;
 pub mod split_kv;
 pub mod static_masks;
 pub mod statistics;
+pub mod t5_bias;
 pub mod temp_scale;
 pub mod token_emphasis;
+pub mod transformer_xl;
 pub mod transpose;
 pub mod varlen;
 pub mod x_pool;
 
 variants! {
+    affine_parameters::AffineParameters,
+    affine_scaled::AffineScaledAttention,
     alibi::AlibiAttention,
     calibration::AttentionCalibration,
     channel::ChannelAttention,
+    dara::DaraAttention,
     dense::DenseAttention,
     efficient::EfficientAttention,
     emphasis_factor::EmphasisFactor,
     emphasize::EmphasizeAttention,
     flow::AttentionFlow,
+    gap_rope::GapRope,
+    head_mask::HeadMaskAttention,
     informed_tokens::InformedTokens,
     lama::LamaAttention,
     latent_pooling::LatentPoolingAttention,
+    lrpe_d::LrpeDAttention,
     mask_column_intervals::MaskColumnIntervals,
     mask_rules::MaskRules,
     mask_slices::MaskSlices,
@@ -71,6 +87,7 @@ variants! {
     pm_rope::PmRopeAttention,
     pointer::PointerScores,
     prefix_lm::PrefixLm,
+    qk_norm::QkNormAttention,
     ref_heatmap::RefHeatmap,
     region_cross::RegionCrossAttention,
     relu::ReluAttention,
@@ -79,6 +96,7 @@ variants! {
     reversed_message::ReversedMessage,
     rollout::AttentionRollout,
     rope::RopeAttention,
+    selective_self::SelectiveSelfAttention,
     sigmoid::SigmoidAttention,
     sink_logit::SinkLogitAttention,
     sink_score::SinkScore,
@@ -88,8 +106,10 @@ variants! {
     split_kv::SplitKvDecode,
     static_masks::StaticMaskPatterns,
     statistics::AttentionStatistics,
+    t5_bias::T5BiasAttention,
     temp_scale::TempScaleAttention,
     token_emphasis::TokenEmphasisAttention,
+    transformer_xl::TransformerXlAttention,
     transpose::TransposeAttention,
     varlen::VarlenAttention,
     x_pool::XPoolAttention,

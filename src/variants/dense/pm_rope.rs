@@ -21,6 +21,7 @@ use crate::kernel::attend::Attend;
 use crate::oracle::{Array, Inputs, Outputs, attention, frequencies, rotate, scale};
 use crate::plan::PlanBuilder;
 use crate::problem::Problem;
+use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::common::{K, LSE, OUT, Q, V, attend_io, constant_output, default_scale};
 use crate::variants::rotary::turned_at;
@@ -54,7 +55,7 @@ impl Named for PmRopeAttention {
         inputs: &[Q, K, V, InputSpec::flag("key_valid", "B Lk").optional()],
         outputs: &[OUT, LSE, OutputSpec::float("pos_q", "Lq"), OutputSpec::float("pos_k", "Lk")],
         forms: &["cross", "prefill", "decode"],
-        kernels: &["transform", "transform", "attend", "transform", "transform"],
+        kernels: &["transform", "transform", "attend", "diagnose", "diagnose"],
     };
 }
 
@@ -81,8 +82,8 @@ impl Variant for PmRopeAttention {
         io.lse = Some(plan.output("lse")?);
         let valid = plan.optional("key_valid").map(|valid| hooks::given(valid.insert(1).insert(1)));
         plan.attend("attend", Attend::new(default_scale(self.scale, problem)), io, valid.into_iter().collect())?;
-        constant_output(plan, "pos_q", pos_q.iter().map(|&p| p as f32).collect())?;
-        constant_output(plan, "pos_k", pos_k.iter().map(|&p| p as f32).collect())
+        constant_output(plan, "pos_q", HostTensor::from_fn(&[lq], |i| pos_q[i] as f32))?;
+        constant_output(plan, "pos_k", HostTensor::from_fn(&[lk], |j| pos_k[j] as f32))
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

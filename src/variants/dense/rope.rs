@@ -25,6 +25,7 @@ use crate::oracle::{Array, Inputs, Outputs, Scaling, attention, rotate, scale, s
 use crate::params::ParamType;
 use crate::plan::{PlanBuilder, Ref};
 use crate::problem::Problem;
+use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::common::{K, LSE, OUT, Q, V, attend_io, constant_output, default_scale};
 use crate::variants::rotary::{Turn, channels, frequencies, turned};
@@ -80,7 +81,7 @@ impl Named for RopeAttention {
         ],
         outputs: &[OUT, LSE, OutputSpec::float("inv_freq", "rotary_dim/2")],
         forms: &["prefill", "decode", "bidirectional", "cross"],
-        kernels: &["transform", "transform", "attend", "transform"],
+        kernels: &["transform", "transform", "attend", "diagnose"],
     };
 }
 
@@ -177,7 +178,7 @@ impl Variant for RopeAttention {
         io.k = turned(plan, "k_turned", &io.k, [&channel, &of(plan.input("pos_k")?)], factor)?;
         io.lse = Some(plan.output("lse")?);
         plan.attend("attend", Attend::new(default_scale(self.scale, problem)).causal(self.causal), io, Vec::new())?;
-        constant_output(plan, "inv_freq", theta.iter().map(|&theta| theta as f32).collect())
+        constant_output(plan, "inv_freq", HostTensor::from_fn(&[rot / 2], |c| theta[c] as f32))
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

@@ -278,6 +278,15 @@ impl PlanBuilder<'_> {
         self.stage(label, Op::Fold(op), list, tables, hooks)
     }
 
+    /// A result times the gate of each row.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn weigh(&mut self, label: &str, x: &Ref, gates: &Ref, out: &Ref) -> Result<()> {
+        let list = vec![("x0", x.clone()), ("gates", gates.clone()), ("out", out.clone())];
+        self.stage(label, Op::Mix(combine::Mix), list, Vec::new(), Vec::new())
+    }
+
     /// Weighted sum of up to three results.
     ///
     /// # Errors

@@ -74,14 +74,23 @@ pub(crate) fn softmax_within(
     rows: usize,
     limits: impl Fn(usize) -> Range<usize>,
 ) -> Result<()> {
+    let mut io = attend_io(plan)?;
+    io.lse = Some(plan.output("lse")?);
+    (io.row_start, io.row_end) = row_limits(plan, rows, limits)?;
+    plan.attend("attend", op, io, Vec::new())
+}
+
+/// `row_start` and `row_end` of [`AttendIo`], known with the plan.
+pub(crate) fn row_limits(
+    plan: &mut PlanBuilder,
+    rows: usize,
+    limits: impl Fn(usize) -> Range<usize>,
+) -> Result<(Option<Ref>, Option<Ref>)> {
     let table = |limit: &dyn Fn(usize) -> usize| {
         HostTensor::new(&[1, 1, rows, 1], (0..rows).map(|i| limit(i) as i32).collect::<Vec<_>>())
     };
-    let mut io = attend_io(plan)?;
-    io.lse = Some(plan.output("lse")?);
-    io.row_start = Some(plan.constant("row_start", table(&|i| limits(i).start)?));
-    io.row_end = Some(plan.constant("row_end", table(&|i| limits(i).end)?));
-    plan.attend("attend", op, io, Vec::new())
+    let (start, end) = (table(&|i| limits(i).start)?, table(&|i| limits(i).end)?);
+    Ok((Some(plan.constant("row_start", start)), Some(plan.constant("row_end", end))))
 }
 
 /// Segments one after the other: the range of tokens of each, which together are all of `length` tokens.

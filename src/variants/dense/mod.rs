@@ -4,13 +4,17 @@
 pub mod affine_parameters;
 pub mod affine_scaled;
 pub mod alibi;
+pub mod blockrank;
 pub mod calibration;
+pub mod candidate_isolation;
 pub mod channel;
 pub mod dara;
+pub mod decoupled;
 pub mod dense;
 pub mod efficient;
 pub mod emphasis_factor;
 pub mod emphasize;
+pub mod expert;
 pub mod flow;
 pub mod gap_rope;
 pub mod head_mask;
@@ -23,10 +27,14 @@ pub mod mask_rules;
 pub mod mask_slices;
 pub mod merge_lse;
 pub mod mixed_modal;
+pub mod moh;
+pub mod moh_gates;
 pub mod normalised_cut;
 pub mod p_laplacian;
 pub mod p_laplacian_cross;
 pub mod paint;
+pub mod pka;
+pub mod pka_keyword_region;
 pub mod pm_rope;
 pub mod pointer;
 pub mod prefix_lm;
@@ -61,13 +69,17 @@ variants! {
     affine_parameters::AffineParameters,
     affine_scaled::AffineScaledAttention,
     alibi::AlibiAttention,
+    blockrank::BlockrankAttention,
     calibration::AttentionCalibration,
+    candidate_isolation::CandidateIsolation,
     channel::ChannelAttention,
     dara::DaraAttention,
+    decoupled::DecoupledAttention,
     dense::DenseAttention,
     efficient::EfficientAttention,
     emphasis_factor::EmphasisFactor,
     emphasize::EmphasizeAttention,
+    expert::ExpertAttention,
     flow::AttentionFlow,
     gap_rope::GapRope,
     head_mask::HeadMaskAttention,
@@ -80,10 +92,14 @@ variants! {
     mask_slices::MaskSlices,
     merge_lse::MergeLse,
     mixed_modal::MixedModal,
+    moh::MohAttention,
+    moh_gates::MohGates,
     normalised_cut::NormalisedCut,
     p_laplacian::PLaplacianAttention,
     p_laplacian_cross::PLaplacianCross,
     paint::PaintAttention,
+    pka::PkaAttention,
+    pka_keyword_region::PkaKeywordRegion,
     pm_rope::PmRopeAttention,
     pointer::PointerScores,
     prefix_lm::PrefixLm,

@@ -243,3 +243,328 @@ fn positions_and_options_agree_with_their_oracles() {
     }
     finish(&failures);
 }
+
+#[test]
+fn biases_norms_and_factors_agree_with_their_oracles() {
+    let mut failures = Vec::new();
+    for size in &ODD[1..3] {
+        let [b, h, _, lq, lk, d, _] = *size;
+        let mask = flags(&[b, 1, lq, lk], |n| n % 3 != 0 && n / lk % lq != 4 % lq);
+        let of = |more: Tensors| [qkv(*size), more].concat();
+        let masked = |more: Tensors| [of(more), vec![("mask", mask.clone())]].concat();
+        let causal = [("causal", "true")];
+        for kind in ["l2", "rms"] {
+            let gains = masked(vec![("gain_q", random(&[d], 4)), ("gain_k", random(&[d], 5))]);
+            check(
+                "qk-norm-attention",
+                &params(&[("kind", kind), ("scale", "3"), ("causal", "true")]),
+                &gains,
+                &mut failures,
+            );
+        }
+        check("qk-norm-attention", &params(&[]), &half(qkv(*size)), &mut failures);
+        let buckets = masked(vec![("table", random(&[12, h], 4))]);
+        for both in ["true", "false"] {
+            let list = [("bidirectional", both), ("max_distance", "20"), ("causal", "true")];
+            check("t5-bias-attention", &params(&list), &buckets, &mut failures);
+        }
+        let relative =
+            of(vec![("rel", random(&[h, lq + lk - 1, d], 4)), ("u", random(&[h, d], 5)), ("w", random(&[h, d], 6))]);
+        for causal in ["true", "false"] {
+            check("transformer-xl-attention", &params(&[("causal", causal)]), &half(relative.clone()), &mut failures);
+        }
+        for factor in [random(&[b, h, lk], 4), random(&[1, h, lk], 5)] {
+            check("dara-attention", &params(&causal), &masked(vec![("factor", factor)]), &mut failures);
+        }
+        let affine = masked(vec![("alpha", random(&[b, h, lq], 4)), ("beta", random(&[b, h, lq], 5))]);
+        check("affine-scaled-attention", &params(&causal), &affine, &mut failures);
+        let token = vec![("tok_q", random(&[b, h, lq], 4)), ("tok_v", random(&[b, h, lk], 5))];
+        let coefficient = vec![
+            ("coef_q", HostTensor::from_fn(&[h], |n| 0.2 + 0.1 * n as f32)),
+            ("coef_v", HostTensor::from_fn(&[h], |n| 0.9 - 0.1 * n as f32)),
+            ("pos_q", ints(&[lq], |i| i as i32 * 3)),
+            ("pos_k", ints(&[lk], |j| 90 - (j as i32 * 7) % 80)),
+        ];
+        check("selective-self-attention", &params(&causal), &masked(token.clone()), &mut failures);
+        check("selective-self-attention", &params(&[]), &of(coefficient.clone()), &mut failures);
+        check("selective-self-attention", &params(&[]), &masked([token, coefficient].concat()), &mut failures);
+    }
+    finish(&failures);
+}
+
+#[test]
+fn heads_and_conditions_agree_with_their_oracles() {
+    let mut failures = Vec::new();
+    for size in &ODD[1..3] {
+        let [b, h, hk, lq, lk, d, dv] = *size;
+        let mask = flags(&[b, 1, lq, lk], |n| n % 3 != 0 && n / lk % lq != 4 % lq);
+        let masked = |more: Tensors| [qkv(*size), vec![("mask", mask.clone())], more].concat();
+        let causal = ("causal", "true");
+        for mode in ["zero", "uniform"] {
+            let some = masked(vec![("masked", flags(&[h], |n| n % 2 == 1))]);
+            check("head-mask-attention", &params(&[("mode", mode), causal]), &some, &mut failures);
+        }
+        let gates = flags(&[b, lq, h], |n| n % 5 != 0).to_f64();
+        let gates = HostTensor::from_fn(&[b, lq, h], |n| gates[n] as f32 * (1.0 + 0.1 * n as f32));
+        check("moh-attention", &params(&[causal]), &masked(vec![("gates", gates)]), &mut failures);
+        for weighted in ["true", "false"] {
+            let routed = masked(vec![("router_logits", random(&[b, lq, h], 4)), ("active", flags(&[h], |n| n != 1))]);
+            check("expert-attention", &params(&[("weighted", weighted)]), &half(routed), &mut failures);
+        }
+        let decoupled = |more: Tensors| {
+            let rename = |(name, t)| match name {
+                "q" => ("q_att", t),
+                "k" => ("k_att", t),
+                _ => ("v_rep", t),
+            };
+            let list: Tensors = qkv(*size).into_iter().map(rename).collect();
+            [list, more].concat()
+        };
+        let search =
+            decoupled(vec![("valid", flags(&[b, lk], |n| n % 4 != 1)), ("target_rep", random(&[b, h, lq, dv], 4))]);
+        check("decoupled-attention", &params(&[("top_k", "9")]), &search, &mut failures);
+        check("decoupled-attention", &params(&[]), &decoupled(vec![]), &mut failures);
+        // More places than valid keys.
+        let few = decoupled(vec![("valid", flags(&[b, lk], |n| n % 11 == 3))]);
+        check("decoupled-attention", &params(&[("top_k", "13")]), &few, &mut failures);
+
+        let own = |length: usize| qkv([b, h, hk, length, length, d, dv]);
+        for mode in ["arrow", "diag", "square"] {
+            let list = [("mode", mode), ("context_len", "17"), ("candidate_lengths", "9,0,21,1")];
+            check("candidate-isolation", &params(&list), &own(48), &mut failures);
+        }
+        let list = [("lengths", "11,19,3,25,9"), ("signal_rows", "60,66")];
+        check("blockrank-attention", &params(&list), &own(67), &mut failures);
+        for merged in ["true", "false"] {
+            let list = [
+                ("merged", merged),
+                ("n_text", "5"),
+                ("n_noise", "13"),
+                ("n_spatial", "2"),
+                ("subject_lengths", "7,12"),
+            ];
+            let region = [own(63), vec![("region", flags(&[2, 13], |n| n % 3 != 1))]].concat();
+            check("pka-attention", &params(&list), &region, &mut failures);
+            let none =
+                [("merged", merged), ("n_text", "0"), ("n_noise", "33"), ("n_spatial", "0"), ("subject_lengths", "[]")];
+            check("pka-attention", &params(&none), &own(33), &mut failures);
+        }
+        for layout in ["half", "interleaved"] {
+            let list = [("prefix", "5"), ("doc_lengths", "9,17,4"), ("layout", layout)];
+            check("pine-attention", &params(&list), &own(41), &mut failures);
+            check("pine-attention", &params(&[("doc_lengths", "37"), ("layout", layout)]), &own(37), &mut failures);
+        }
+    }
+    finish(&failures);
+}
+
+#[test]
+fn transforms_and_routers_agree_with_their_oracles() {
+    let mut failures = Vec::new();
+    let x = vec![("x", random(&[2, 3, 84, 22], 1))];
+    for layout in ["half", "interleaved"] {
+        let list = [
+            ("ref_frames", "3"),
+            ("video_frames", "4"),
+            ("height", "3"),
+            ("width", "4"),
+            ("gap", "70001"),
+            ("dims", "8,2,10"),
+            ("layout", layout),
+        ];
+        check("gap-rope", &params(&list), &x, &mut failures);
+    }
+    for kv in [1, 2, 4] {
+        let scan = vec![
+            ("q", random(&[2, 4, 70, 12], 1)),
+            ("k", random(&[2, kv, 70, 12], 2)),
+            ("v", random(&[2, kv, 70, 9], 3)),
+            ("theta", HostTensor::from_fn(&[4, 12], |n| 10000.0_f32.powf(-2.0 * n as f32 / 48.0))),
+            ("decay", HostTensor::from_fn(&[4], |h| 0.99 - 0.1 * h as f32)),
+        ];
+        check("lrpe-d-attention", &params(&[]), &scan, &mut failures);
+    }
+    let affine = vec![
+        ("x", random(&[2, 19, 33], 1)),
+        ("w_alpha", random(&[33, 7], 2)),
+        ("moving_average", HostTensor::from_fn(&[7], |h| 0.1 * h as f32)),
+        ("count", HostTensor::from_fn(&[19], |i| i as f32)),
+    ];
+    check("affine-parameters", &params(&[]), &affine, &mut failures);
+    check("pka-keyword-region", &params(&[]), &vec![("weights", random(&[3, 5, 45, 2], 1))], &mut failures);
+    check("pka-keyword-region", &params(&[]), &vec![("weights", HostTensor::zeros(&[1, 2, 9, 1]))], &mut failures);
+    let routed = vec![("routed_logits", random(&[2, 9, 7], 1))];
+    let shared = vec![("shared_logits", random(&[2, 9, 3], 2))];
+    let mix = vec![("mix_logits", random(&[2, 9, 2], 3))];
+    check("moh-gates", &params(&[("top_k", "4")]), &routed, &mut failures);
+    check("moh-gates", &params(&[("n_shared", "3")]), &shared, &mut failures);
+    let both = [routed, shared, mix].concat();
+    check("moh-gates", &params(&[("n_shared", "3"), ("top_k", "7")]), &both, &mut failures);
+    for (shared, most) in [("0", "5"), ("2", "1"), ("4", "1")] {
+        let queries = vec![("q", random(&[2, 5, 9, 14], 4))];
+        let list = params(&[("n_shared", shared), ("top_k", most)]);
+        check("moh-gates", &list, &half(queries), &mut failures);
+    }
+    finish(&failures);
+}
+
+/// One output on the CPU engine; the other engines agree with it by the tests above.
+fn run(name: &str, list: &[(&str, &str)], inputs: &Tensors, output: &str) -> HostTensor {
+    let variant = variant::find(name).and_then(|entry| entry.make(&params(list))).expect("a variant");
+    let call = inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
+    let outputs = wgpu_attention::Runtime::cpu().call_blocking(&*variant, &call).expect("a run");
+    outputs.get(output).expect("an output").contiguous()
+}
+
+/// Rows of every (batch, head) in another order.
+fn rows(x: &HostTensor, order: &[usize]) -> HostTensor {
+    let [.., length, width] = x.shape()[..] else { panic!("rank 2 or more") };
+    let data = x.to_f64();
+    let mut shape = x.shape().to_vec();
+    let at = shape.len() - 2;
+    shape[at] = order.len();
+    HostTensor::from_fn(&shape, |n| {
+        let (outer, row, column) = (n / (order.len() * width), n / width % order.len(), n % width);
+        data[(outer * length + order[row]) * width + column] as f32
+    })
+}
+
+#[test]
+fn pine_does_not_see_the_order_of_documents() {
+    let inputs = qkv([1, 4, 2, 26, 26, 8, 8]);
+    let list = [("prefix", "3"), ("doc_lengths", "4,5,6")];
+    let want = run("pine-attention", &list, &inputs, "out");
+    // Documents 2, 0, 1.
+    let order: Vec<usize> = (0..3).chain(12..18).chain(3..7).chain(7..12).chain(18..26).collect();
+    let moved: Tensors = inputs.iter().map(|(name, x)| (*name, rows(x, &order))).collect();
+    let got = run("pine-attention", &[("prefix", "3"), ("doc_lengths", "6,4,5")], &moved, "out");
+    assert_close("documents in another order", &rows(&want, &order), &got, Budget::F32);
+    let positions = HostTensor::from_fn(&[26], |i| i as f32);
+    let rope = [inputs.clone(), vec![("pos_q", positions.clone()), ("pos_k", positions)]].concat();
+    let plain = run("rope-attention", &[("causal", "true")], &rope, "out");
+    let one = run("pine-attention", &[("prefix", "3"), ("doc_lengths", "15")], &inputs, "out");
+    assert_close("one document", &plain, &one, Budget::F32);
+}
+
+#[test]
+fn rotary_scores_depend_on_differences_only() {
+    let inputs = qkv([1, 2, 2, 20, 20, 16, 8]);
+    let at = |first: f32| {
+        let positions = HostTensor::from_fn(&[20], |i| first + i as f32);
+        [inputs.clone(), vec![("pos_q", positions.clone()), ("pos_k", positions)]].concat()
+    };
+    let want = run("rope-attention", &[], &at(0.0), "out");
+    for first in [0.5, 100_000.0, 4_000_000.0] {
+        assert_close("shifted", &want, &run("rope-attention", &[], &at(first), "out"), Budget::F32);
+    }
+}
+
+#[test]
+fn a_decode_step_is_the_last_row() {
+    let [b, h, hk, l, d, dv] = [2, 4, 2, 37, 16, 8];
+    let full = qkv([b, h, hk, l, l, d, dv]);
+    let mut step = full.clone();
+    step[0].1 = rows(&full[0].1, &[l - 1]);
+    let more = |list: &Tensors, more: Tensors| [list.clone(), more].concat();
+    let table = || vec![("table", random(&[16, h], 4))];
+    let causal = [("causal", "true")];
+    let last = |x: &HostTensor| rows(x, &[l - 1]);
+    let want = run("t5-bias-attention", &causal, &more(&full, table()), "out");
+    let got = run("t5-bias-attention", &causal, &more(&step, table()), "out");
+    assert_close("t5", &last(&want), &got, Budget::F32);
+    let relative = random(&[h, 2 * l - 1, d], 5);
+    let vectors = || vec![("u", random(&[h, d], 6)), ("w", random(&[h, d], 7))];
+    // A step has distances from 0 on.
+    let near: Vec<usize> = (l - 1..2 * l - 1).collect();
+    let want =
+        run("transformer-xl-attention", &[], &more(&more(&full, vectors()), vec![("rel", relative.clone())]), "out");
+    let of = more(&more(&step, vectors()), vec![("rel", rows(&relative, &near))]);
+    assert_close("transformer-xl", &last(&want), &run("transformer-xl-attention", &[], &of, "out"), Budget::F32);
+    let prefix = || vec![("prefix", ints(&[b], |n| 5 + n as i32))];
+    let want = run("prefix-lm", &[], &more(&full, prefix()), "out");
+    assert_close("prefix-lm", &last(&want), &run("prefix-lm", &[], &more(&step, prefix()), "out"), Budget::F32);
+}
+
+#[test]
+fn neutral_options_are_dense_attention() {
+    let size = [2, 4, 2, 21, 33, 16, 12];
+    let [b, h, _, lq, lk, d, _] = size;
+    let inputs = qkv(size);
+    let want = run("dense-attention", &[], &inputs, "out");
+    let of = |more: Tensors| [inputs.clone(), more].concat();
+    let fill = |shape: &[usize], x: f32| HostTensor::from_fn(shape, |_| x);
+    let cases: Vec<(&str, Vec<(&str, &str)>, Tensors)> = vec![
+        ("temp-scale-attention", vec![("tau", "1")], vec![]),
+        ("dara-attention", vec![], vec![("factor", fill(&[1, h, lk], 1.0))]),
+        ("affine-scaled-attention", vec![], vec![("alpha", fill(&[b, h, lq], 1.0)), ("beta", fill(&[b, h, lq], 0.0))]),
+        ("selective-self-attention", vec![], vec![]),
+        ("moh-attention", vec![], vec![("gates", fill(&[b, lq, h], 1.0))]),
+        ("t5-bias-attention", vec![("scale", "0.25")], vec![("table", fill(&[8, h], 0.0))]),
+        (
+            "transformer-xl-attention",
+            vec![("causal", "false")],
+            vec![("rel", fill(&[h, lq + lk - 1, d], 0.0)), ("u", fill(&[h, d], 0.0)), ("w", fill(&[h, d], 1.0))],
+        ),
+        ("head-mask-attention", vec![], vec![("masked", flags(&[h], |_| false))]),
+        ("prefix-lm", vec![], vec![("prefix", ints(&[b], |_| lk as i32))]),
+        ("rope-attention", vec![], vec![("pos_q", fill(&[lq], 0.0)), ("pos_k", fill(&[lk], 0.0))]),
+    ];
+    for (name, list, more) in cases {
+        assert_close(name, &want, &run(name, &list, &of(more), "out"), Budget::F32);
+    }
+    // Masked heads change nothing else, to the bit.
+    let some = run("head-mask-attention", &[], &of(vec![("masked", flags(&[h], |n| n == 1))]), "out").to_f64();
+    let whole = run("head-mask-attention", &[], &of(vec![("masked", flags(&[h], |_| false))]), "out").to_f64();
+    let head = whole.len() / (b * h);
+    for (n, (x, y)) in some.iter().zip(&whole).enumerate() {
+        assert_eq!(*x, if n / head % h == 1 { 0.0 } else { *y });
+    }
+}
+
+#[test]
+fn sums_that_must_be() {
+    let scores = run(
+        "blockrank-attention",
+        &[("lengths", "5,9,7,8,6"), ("signal_rows", "33,34")],
+        &qkv([2, 4, 2, 35, 35, 16, 8]),
+        "doc_scores",
+    );
+    for row in scores.to_f64().chunks(3) {
+        assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{row:?}");
+    }
+    let inputs = vec![
+        ("routed_logits", random(&[2, 9, 7], 1)),
+        ("shared_logits", random(&[2, 9, 3], 2)),
+        ("mix_logits", random(&[2, 9, 2], 3)),
+    ];
+    let gates = run("moh-gates", &[("n_shared", "3"), ("top_k", "4")], &inputs, "gates");
+    for row in gates.to_f64().chunks(10) {
+        let sum = row[..3].iter().sum::<f64>() / 3.0 + row[3..].iter().sum::<f64>() / 4.0;
+        assert!((sum - 2.0).abs() < 1e-5 && row[3..].iter().filter(|g| **g != 0.0).count() == 4, "{row:?}");
+    }
+    // With parameters made for them the weights of a row sum to the moving average.
+    let (h, l) = (3, 17);
+    let x = vec![
+        ("x", random(&[2, l, 8], 1)),
+        ("w_alpha", random(&[8, h], 2)),
+        ("moving_average", HostTensor::from_fn(&[h], |h| 0.3 + 0.2 * h as f32)),
+        ("count", HostTensor::from_fn(&[l], |i| (i + 1) as f32)),
+    ];
+    let (alpha, beta) = (run("affine-parameters", &[], &x, "alpha"), run("affine-parameters", &[], &x, "beta"));
+    let mut affine = qkv([2, h, h, l, l, 8, 2]);
+    affine[2].1 = HostTensor::from_fn(&[2, h, l, 2], |_| 1.0);
+    affine.extend([("alpha", alpha), ("beta", beta)]);
+    let out = run("affine-scaled-attention", &[("causal", "true")], &affine, "out");
+    let want = HostTensor::from_fn(&[2, h, l, 2], |n| 0.3 + 0.2 * (n / (2 * l) % h) as f32);
+    assert_close("row sums", &want, &out, Budget::F32);
+}
+
+#[test]
+fn a_candidate_does_not_depend_on_the_others() {
+    let inputs = qkv([1, 2, 1, 27, 27, 16, 8]);
+    let all = run("candidate-isolation", &[("context_len", "11"), ("candidate_lengths", "5,3,8")], &inputs, "out");
+    let order: Vec<usize> = (0..11).chain(16..19).collect();
+    let alone: Tensors = inputs.iter().map(|(name, x)| (*name, rows(x, &order))).collect();
+    let got = run("candidate-isolation", &[("context_len", "11"), ("candidate_lengths", "3")], &alone, "out");
+    assert_close("candidate 2", &rows(&all, &[16, 17, 18]), &rows(&got, &[11, 12, 13]), Budget::F32);
+}

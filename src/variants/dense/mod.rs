@@ -33,6 +33,7 @@ pub mod normalised_cut;
 pub mod p_laplacian;
 pub mod p_laplacian_cross;
 pub mod paint;
+pub mod pine;
 pub mod pka;
 pub mod pka_keyword_region;
 pub mod pm_rope;
@@ -98,6 +99,7 @@ variants! {
     p_laplacian::PLaplacianAttention,
     p_laplacian_cross::PLaplacianCross,
     paint::PaintAttention,
+    pine::PineAttention,
     pka::PkaAttention,
     pka_keyword_region::PkaKeywordRegion,
     pm_rope::PmRopeAttention,

@@ -31,6 +31,9 @@ use crate::{named, params};
 /// A score that top-k never takes.
 const NEVER: f32 = -2e30;
 
+/// Places of a list that are taken whatever the number of keys; the rest stay empty.
+const MOST: usize = 1 << 16;
+
 params! {
     /// Attention with decoupled embeddings and a search.
     pub struct DecoupledAttention {
@@ -70,8 +73,9 @@ impl Variant for DecoupledAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        if self.top_k == Some(0) {
-            return Err(problem.refuse(ErrorKind::Parameter, "top_k", "1 or more", 0));
+        let most = problem.size("Lk").max(MOST);
+        if let Some(top_k) = self.top_k.filter(|n| !(1..=most).contains(n)) {
+            return Err(problem.refuse(ErrorKind::Parameter, "top_k", format!("1 to {most}"), top_k));
         }
         let (q, k, v) = (plan.input("q_att")?, plan.input("k_att")?, plan.input("v_rep")?);
         let (out, lse) = (plan.output("out")?, plan.output("lse")?);

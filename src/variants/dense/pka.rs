@@ -74,6 +74,10 @@ impl Variant for PkaAttention {
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let (length, subjects) = (problem.size("L"), self.subject_lengths.len());
+        if self.n_spatial > length {
+            let expected = format!("at most L = {length}");
+            return Err(problem.refuse(ErrorKind::Parameter, "n_spatial", expected, self.n_spatial));
+        }
         let list = segments(problem, "subject_lengths", &self.lengths(), length)?;
         if self.subject_lengths.contains(&0) || self.n_noise == 0 {
             let expected = "lengths of 1 or more";

@@ -9,6 +9,8 @@ use wgpu_attention::{DType, HostTensor, Inputs, Value, variant};
 
 type Params = Vec<(String, Value)>;
 type Tensors = Vec<(&'static str, HostTensor)>;
+/// A variant, parameters and inputs.
+type Call<'a> = (&'a str, Vec<(&'a str, &'a str)>, Tensors);
 
 fn params(list: &[(&str, &str)]) -> Params {
     list.iter().map(|(n, v)| ((*n).to_owned(), Value::parse(v))).collect()
@@ -500,7 +502,7 @@ fn neutral_options_are_dense_attention() {
     let want = run("dense-attention", &[], &inputs, "out");
     let of = |more: Tensors| [inputs.clone(), more].concat();
     let fill = |shape: &[usize], x: f32| HostTensor::from_fn(shape, |_| x);
-    let cases: Vec<(&str, Vec<(&str, &str)>, Tensors)> = vec![
+    let cases: Vec<Call> = vec![
         ("temp-scale-attention", vec![("tau", "1")], vec![]),
         ("dara-attention", vec![], vec![("factor", fill(&[1, h, lk], 1.0))]),
         ("affine-scaled-attention", vec![], vec![("alpha", fill(&[b, h, lq], 1.0)), ("beta", fill(&[b, h, lq], 0.0))]),
@@ -591,66 +593,67 @@ fn what_is_not_taken_is_a_typed_error() {
     let conditions = [("n_text", "2"), ("n_noise", "4"), ("n_spatial", "1"), ("subject_lengths", "2")];
     let logits = |shape: [usize; 3]| vec![("routed_logits", random(&shape, 1))];
     let video = vec![("x", HostTensor::zeros(&[1, 1, 12, 8]))];
-    use wgpu_attention::ErrorKind::{Index, MissingInput, Parameter, Shape};
-    let mistakes: Vec<(&str, Vec<(&str, &str)>, Tensors, &str, wgpu_attention::ErrorKind)> = vec![
-        ("static-mask-patterns", vec![("lengths", "5,6")], own.clone(), "lengths", Parameter),
-        ("static-mask-patterns", vec![("block", "0")], own.clone(), "block", Parameter),
-        ("mask-slices", vec![], slices(&[0, 5, 0, 5, 0, 4, 8, 4, 8, 1]), "slices", Index),
-        ("mask-slices", vec![], slices(&[0, 5, 0, 13, 0]), "slices", Index),
-        ("mask-slices", vec![], slices(&[0, 5, 0, 5, 4]), "slices", Index),
-        ("mask-rules", vec![], by_rule(vec![("seg_q", ints(&[12], |_| 0))]), "seg_k", MissingInput),
-        ("mask-rules", vec![], by_rule(vec![("span_k", ints(&[12], |_| 0))]), "span_q", MissingInput),
-        ("prefix-lm", vec![], with(vec![("prefix", ints(&[1], |_| 13))]), "prefix", Index),
-        ("candidate-isolation", vec![("candidate_lengths", "3")], own.clone(), "candidate_lengths", Parameter),
-        ("blockrank-attention", vec![("lengths", "6,6")], own.clone(), "lengths", Parameter),
-        (
+    use wgpu_attention::ErrorKind::{self, Index, MissingInput, Parameter, Shape};
+    let mistake = |name, list, inputs, argument, kind| ((name, list, inputs), argument, kind);
+    let mistakes: Vec<(Call, &str, ErrorKind)> = vec![
+        mistake("static-mask-patterns", vec![("lengths", "5,6")], own.clone(), "lengths", Parameter),
+        mistake("static-mask-patterns", vec![("block", "0")], own.clone(), "block", Parameter),
+        mistake("mask-slices", vec![], slices(&[0, 5, 0, 5, 0, 4, 8, 4, 8, 1]), "slices", Index),
+        mistake("mask-slices", vec![], slices(&[0, 5, 0, 13, 0]), "slices", Index),
+        mistake("mask-slices", vec![], slices(&[0, 5, 0, 5, 4]), "slices", Index),
+        mistake("mask-rules", vec![], by_rule(vec![("seg_q", ints(&[12], |_| 0))]), "seg_k", MissingInput),
+        mistake("mask-rules", vec![], by_rule(vec![("span_k", ints(&[12], |_| 0))]), "span_q", MissingInput),
+        mistake("prefix-lm", vec![], with(vec![("prefix", ints(&[1], |_| 13))]), "prefix", Index),
+        mistake("candidate-isolation", vec![("candidate_lengths", "3")], own.clone(), "candidate_lengths", Parameter),
+        mistake("blockrank-attention", vec![("lengths", "6,6")], own.clone(), "lengths", Parameter),
+        mistake(
             "blockrank-attention",
             vec![("lengths", "2,6,4"), ("signal_rows", "7")],
             own.clone(),
             "signal_rows",
             Parameter,
         ),
-        ("rope-attention", vec![("rotary_dim", "5")], positions.clone(), "rotary_dim", Parameter),
-        ("rope-attention", vec![("rotary_dim", "10")], positions.clone(), "rotary_dim", Parameter),
-        ("rope-attention", vec![("base", "0")], positions.clone(), "base", Parameter),
-        ("rope-attention", vec![("base", "0.001")], positions.clone(), "base", Parameter),
-        ("rope-attention", vec![("factor", "0"), ("scaling", "linear")], positions, "factor", Parameter),
-        ("pm-rope-attention", vec![("source_len", "13")], own.clone(), "source_len", Parameter),
-        ("gap-rope", vec![("dims", "4,3,1"), ("video_frames", "2")], video.clone(), "dims", Parameter),
-        ("gap-rope", vec![("dims", "4,2,2"), ("video_frames", "3")], video, "video_frames", Parameter),
-        ("temp-scale-attention", vec![("tau", "0")], own.clone(), "tau", Parameter),
-        ("qk-norm-attention", vec![("eps", "0")], own.clone(), "eps", Parameter),
-        ("t5-bias-attention", vec![], with(vec![("table", random(&[3, 2], 1))]), "table", Shape),
-        (
+        mistake("rope-attention", vec![("rotary_dim", "5")], positions.clone(), "rotary_dim", Parameter),
+        mistake("rope-attention", vec![("rotary_dim", "10")], positions.clone(), "rotary_dim", Parameter),
+        mistake("rope-attention", vec![("base", "0")], positions.clone(), "base", Parameter),
+        mistake("rope-attention", vec![("base", "0.001")], positions.clone(), "base", Parameter),
+        mistake("rope-attention", vec![("factor", "0"), ("scaling", "linear")], positions, "factor", Parameter),
+        mistake("pm-rope-attention", vec![("source_len", "13")], own.clone(), "source_len", Parameter),
+        mistake("gap-rope", vec![("dims", "4,3,1"), ("video_frames", "2")], video.clone(), "dims", Parameter),
+        mistake("gap-rope", vec![("dims", "4,2,2"), ("video_frames", "3")], video, "video_frames", Parameter),
+        mistake("temp-scale-attention", vec![("tau", "0")], own.clone(), "tau", Parameter),
+        mistake("qk-norm-attention", vec![("eps", "0")], own.clone(), "eps", Parameter),
+        mistake("t5-bias-attention", vec![], with(vec![("table", random(&[3, 2], 1))]), "table", Shape),
+        mistake(
             "t5-bias-attention",
             vec![("max_distance", "4")],
             with(vec![("table", random(&[16, 2], 1))]),
             "max_distance",
             Parameter,
         ),
-        (
+        mistake(
             "transformer-xl-attention",
             vec![],
             with(vec![("rel", random(&[2, 22, 8], 1)), ("u", random(&[2, 8], 2)), ("w", random(&[2, 8], 3))]),
             "rel",
             Shape,
         ),
-        ("pka-attention", conditions.to_vec(), own.clone(), "region", Shape),
-        (
+        mistake("pka-attention", conditions.to_vec(), own.clone(), "region", Shape),
+        mistake(
             "pka-attention",
             [&conditions[..2], &[("n_spatial", "2147483647")]].concat(),
             with(region()),
             "n_spatial",
             Parameter,
         ),
-        ("pka-attention", conditions[..3].to_vec(), with(region()), "subject_lengths", Parameter),
-        ("pine-attention", vec![("doc_lengths", "8,8")], own.clone(), "doc_lengths", Parameter),
-        ("pine-attention", vec![("doc_lengths", "4,0")], own.clone(), "doc_lengths", Parameter),
-        ("moh-gates", vec![], vec![], "q", MissingInput),
-        ("moh-gates", vec![("top_k", "8")], logits([1, 2, 7]), "top_k", Parameter),
-        ("moh-gates", vec![("n_shared", "1")], logits([1, 2, 7]), "shared_logits", MissingInput),
-        ("moh-gates", vec![("n_shared", "2")], vec![("q", random(&[1, 2, 3, 4], 1))], "top_k", Parameter),
-        (
+        mistake("pka-attention", conditions[..3].to_vec(), with(region()), "subject_lengths", Parameter),
+        mistake("pine-attention", vec![("doc_lengths", "8,8")], own.clone(), "doc_lengths", Parameter),
+        mistake("pine-attention", vec![("doc_lengths", "4,0")], own.clone(), "doc_lengths", Parameter),
+        mistake("moh-gates", vec![], vec![], "q", MissingInput),
+        mistake("moh-gates", vec![("top_k", "8")], logits([1, 2, 7]), "top_k", Parameter),
+        mistake("moh-gates", vec![("n_shared", "1")], logits([1, 2, 7]), "shared_logits", MissingInput),
+        mistake("moh-gates", vec![("n_shared", "2")], vec![("q", random(&[1, 2, 3, 4], 1))], "top_k", Parameter),
+        mistake(
             "decoupled-attention",
             vec![("top_k", "0")],
             vec![("q_att", own[0].1.clone()), ("k_att", own[1].1.clone()), ("v_rep", own[2].1.clone())],
@@ -658,7 +661,7 @@ fn what_is_not_taken_is_a_typed_error() {
             Parameter,
         ),
     ];
-    for (name, list, inputs, argument, kind) in mistakes {
+    for ((name, list, inputs), argument, kind) in mistakes {
         let variant = variant::find(name).and_then(|entry| entry.make(&params(&list))).expect("a variant");
         let call = inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
         let error = wgpu_attention::Runtime::cpu().plan(&*variant, &call).expect_err(&format!("{name} {list:?}"));

@@ -71,6 +71,10 @@ fn every_shared_hook_is_interpreted_as_its_twin() {
     let mut wrong = Vec::new();
     for hook in &shared {
         files.remove(&*hook.source);
+        // The interpreter has no lookups, which users' functions do not have either; golden cases compare these on every engine.
+        if hook.args.iter().any(|arg| matches!(arg.value, ArgValue::Lookup(..))) {
+            continue;
+        }
         let code = Code::new(hook.point, &hook.name, &hook.source).unwrap_or_else(|e| panic!("{}: {e}", hook.name));
         for round in 0..40 {
             if let Err(why) = compare(hook, &code, &mut dice, round) {

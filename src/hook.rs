@@ -106,6 +106,9 @@ pub enum ArgValue {
     U32(u32),
     /// A tensor that broadcasts to (B, H, Lq, Lk), and the type the function takes.
     Table(Ref, ScalarType),
+    /// A tensor of rank 4 that the function reads where it likes, as `lookup_NAME(At(batch, head, row, 0, key))`: it is no argument of
+    /// the function. Indices are not checked. For the crate's own hooks.
+    Lookup(Ref, ScalarType),
 }
 
 impl ArgValue {
@@ -115,7 +118,15 @@ impl ArgValue {
             ArgValue::F32(x) => (ScalarType::F32, x.to_bits()),
             ArgValue::I32(x) => (ScalarType::I32, *x as u32),
             ArgValue::U32(x) => (ScalarType::U32, *x),
-            ArgValue::Table(_, kind) => (*kind, 0),
+            ArgValue::Table(_, kind) | ArgValue::Lookup(_, kind) => (*kind, 0),
+        }
+    }
+
+    /// The tensor of a table or a lookup, and the type it is read as.
+    pub(crate) fn tensor(&self) -> Option<(&Ref, ScalarType)> {
+        match self {
+            ArgValue::Table(r, kind) | ArgValue::Lookup(r, kind) => Some((r, *kind)),
+            _ => None,
         }
     }
 }
@@ -149,6 +160,13 @@ pub enum ArgRow<'a> {
         /// Elements between keys.
         step: usize,
     },
+    /// A whole tensor, for [`lookup`](ArgRow::lookup).
+    Whole {
+        /// Elements.
+        data: &'a HostData,
+        /// Layout (B, H, Lq, Lk).
+        layout: &'a Layout,
+    },
 }
 
 impl<'a> ArgRow<'a> {
@@ -162,6 +180,15 @@ impl<'a> ArgRow<'a> {
         match *self {
             ArgRow::Number(x) => x,
             ArgRow::Table { data, base, step } => data.get(base + j as usize * step),
+            ArgRow::Whole { .. } => self.lookup([0, 0, 0, j as usize]),
+        }
+    }
+
+    /// The element of a lookup at (batch, head, row, key).
+    pub fn lookup(&self, at: [usize; 4]) -> f64 {
+        match *self {
+            ArgRow::Whole { data, layout } => data.get(layout.at(&at)),
+            _ => self.get(at[3] as i32),
         }
     }
 

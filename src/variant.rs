@@ -82,20 +82,27 @@ pub struct OutputSpec {
     pub shape: &'static str,
     /// Element type.
     pub dtype: DType,
+    /// Given only by some parameters and inputs.
+    pub optional: bool,
 }
 
 impl OutputSpec {
     /// An f32 result.
     pub const fn float(name: &'static str, shape: &'static str) -> Self {
-        OutputSpec { name, shape, dtype: DType::F32 }
+        OutputSpec { name, shape, dtype: DType::F32, optional: false }
     }
     /// An i32 result: indices of a plan.
     pub const fn index(name: &'static str, shape: &'static str) -> Self {
-        OutputSpec { name, shape, dtype: DType::I32 }
+        OutputSpec { name, shape, dtype: DType::I32, optional: false }
     }
     /// A result of flags, 1 = yes.
     pub const fn flag(name: &'static str, shape: &'static str) -> Self {
-        OutputSpec { name, shape, dtype: DType::U8 }
+        OutputSpec { name, shape, dtype: DType::U8, optional: false }
+    }
+    /// The same result, given only by some parameters and inputs.
+    pub const fn optional(mut self) -> Self {
+        self.optional = true;
+        self
     }
 }
 

@@ -71,6 +71,10 @@ fn every_shared_hook_is_interpreted_as_its_twin() {
     let mut wrong = Vec::new();
     for hook in &shared {
         files.remove(&*hook.source);
+        // The interpreter has no lookups, which users' functions do not have either; golden cases compare these on every engine.
+        if hook.args.iter().any(|arg| matches!(arg.value, ArgValue::Lookup(..))) {
+            continue;
+        }
         let code = Code::new(hook.point, &hook.name, &hook.source).unwrap_or_else(|e| panic!("{}: {e}", hook.name));
         for round in 0..40 {
             if let Err(why) = compare(hook, &code, &mut dice, round) {
@@ -114,6 +118,8 @@ fn compare(hook: &Hook, code: &Code, dice: &mut Dice, round: usize) -> Result<()
             ArgValue::F32(x) => ArgRow::Number(f64::from(*x)),
             ArgValue::I32(x) => ArgRow::Number(f64::from(*x)),
             ArgValue::U32(x) => ArgRow::Number(f64::from(*x)),
+            // None of these hooks looks anything up: the interpreter has no lookups.
+            ArgValue::Lookup(..) => unreachable!("{} looks up", hook.name),
             ArgValue::Table(..) => {
                 let step = if &*arg.name == "pos_q" { 0 } else { step };
                 ArgRow::Table { data, base: 0, step }

@@ -68,7 +68,7 @@ impl Stage {
         let outputs: Vec<OutputSpec> = self
             .outputs
             .iter()
-            .map(|(name, dtype, shape)| OutputSpec { name, shape: words(shape), dtype: *dtype })
+            .map(|(name, dtype, shape)| OutputSpec { name, shape: words(shape), dtype: *dtype, optional: false })
             .collect();
         self.card = Box::leak(Box::new(Card { inputs: specs.leak(), outputs: outputs.leak(), ..*self.card }));
         let mut inputs = Inputs::new();

@@ -1,4 +1,5 @@
-// Rotary position embedding: pairs of channels turned by an angle, from tables of cosines and sines or from an angle a position.
+// Rotary position embedding: pairs of channels turned by an angle, from tables of cosines and sines, from an angle a position, or from
+// real positions and a table of what each channel turns with.
 //
 // One thread: four neighbouring channels of one row. No workgroup memory.
 // With THETA the angle is reduced exactly, in integers: a position times an angle in f32 alone is wrong by 0.01 at position 10^5.
@@ -61,6 +62,43 @@ fn cos_sin(turn: u32) -> vec2<f32> {
     return select(r, -r, quarter >= 2u);
 }
 
+// A real position times an angle of t turns (64 bits behind the point), as a fraction of a turn in 2^-32, exactly: for |position| < 2^31.
+fn turn_at(position: f32, t: vec2<u32>) -> u32 {
+    let bits = bitcast<u32>(position);
+    let exponent = (bits >> 23u) & 0xffu;
+    let mantissa = select(0u, (bits & 0x7fffffu) | 0x800000u, exponent > 0u);
+    // position = mantissa 2^(exponent - 150); the product of 88 bits, low word first.
+    let carry = high(t.y, mantissa);
+    let mid = t.x * mantissa + carry;
+    var word = array<u32, 4>(t.y * mantissa, mid, high(t.x, mantissa) + select(0u, 1u, mid < carry), 0u);
+    let down = 182u - min(exponent, 182u);
+    let at = min(down / 32u, 3u);
+    let by = down % 32u;
+    var turn = word[at] >> by;
+    if (by > 0u && at < 3u) {
+        turn |= word[at + 1u] << (32u - by);
+    }
+    return select(turn, ~turn + 1u, (bits >> 31u) == 1u);
+}
+
+// A row of the table of channels.
+fn number(row: u32, d: u32) -> i32 {
+    return channel(At(0u, 0u, row, 0, i32(d)));
+}
+
+// Channel d by table: rows of `channel` are the two words of its turns a position, 2 partner + 1 for the second of a pair (-1 for a
+// channel that passes through), and which of the row's positions it turns with.
+fn turned(at: At, base: u32, d: u32) -> f32 {
+    let x = x_load(base + d);
+    let pair = number(2u, d);
+    if (pair < 0) {
+        return x;
+    }
+    let here = position(At(at.batch, at.head, at.row, 0, number(3u, d)));
+    let r = cos_sin(turn_at(here, vec2<u32>(bitcast<u32>(number(0u, d)), bitcast<u32>(number(1u, d)))));
+    return (x * r.x + x_load(base + u32(pair >> 1u)) * select(-r.y, r.y, (pair & 1) == 1)) * args.scale;
+}
+
 fn kernel(group: u32, lane: u32) {
     let n = group * WORKGROUP + lane;
     if (n >= args.rows * args.vectors) {
@@ -79,6 +117,10 @@ fn kernel(group: u32, lane: u32) {
         if (d >= args.depth) {
             continue;
         }
+        if (BY_CHANNEL) {
+            y[e] = turned(At(b, h, i, 0, 0), base, d);
+            continue;
+        }
         let x = x_load(base + d);
         if (d >= 2u * pairs) {
             y[e] = x;
@@ -95,13 +137,13 @@ fn kernel(group: u32, lane: u32) {
         var r = vec2<f32>();
         if (THETA) {
             let t = turns(theta(At(b, h, 0u, 0, i32(p))));
-            let position = args.position + i;
-            r = cos_sin(t.x * position + high(t.y, position));
+            let place = args.position + i;
+            r = cos_sin(t.x * place + high(t.y, place));
         } else {
             let at = At(b, h, i, 0, i32(p));
             r = vec2<f32>(cos(at), sin(at));
         }
         y[e] = x * r.x + x_load(base + other) * select(-r.y, r.y, second);
     }
-    out_store4(args.out_offset + b * args.out_s0 + h * args.out_s1 + i * args.out_s2, first, args.depth, y * args.scale);
+    out_store4(args.out_offset + b * args.out_s0 + h * args.out_s1 + i * args.out_s2, first, args.depth, select(y * args.scale, y, BY_CHANNEL));
 }

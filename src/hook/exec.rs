@@ -113,6 +113,8 @@ fn gather(to: &mut [u32], keys: &[i32], arg: ArgRow, kind: ScalarType) {
     let (data, base, step) = match arg {
         ArgRow::Number(x) => return to.fill(word(x, kind)),
         ArgRow::Table { data, base, step } => (data, base, step),
+        // A user's function looks nothing up.
+        ArgRow::Whole { .. } => return to.fill(0),
     };
     let side_by_side =
         step == 1 && keys.iter().zip(keys[0]..).fold(true, |all, (key, expected)| all & (*key == expected));

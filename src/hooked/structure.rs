@@ -90,7 +90,7 @@ fn window(hook: &Hook, reach: usize) -> Option<(Option<i32>, Option<i32>)> {
         ArgValue::F32(x) => Some(f64::from(*x)),
         ArgValue::I32(x) => Some(f64::from(*x)),
         ArgValue::U32(x) => Some(f64::from(*x)),
-        ArgValue::Table(..) => None,
+        ArgValue::Table(..) | ArgValue::Lookup(..) => None,
     };
     let args: Vec<ArgRow> =
         hook.args.iter().map(|arg| number(&arg.value).map(ArgRow::Number)).collect::<Option<_>>()?;
@@ -116,7 +116,7 @@ fn map(plan: &mut PlanBuilder, n: usize, stage: &Stage, op: Attend, masks: Vec<H
     // What no mask tells apart shares a map.
     let tells = |axis: usize, of: &dyn Fn(&Hook) -> bool| {
         masks.iter().any(|hook| {
-            let tables = hook.args.iter().any(|arg| matches!(&arg.value, ArgValue::Table(r, _) if r.shape[axis] != 1));
+            let tables = hook.args.iter().any(|arg| arg.value.tensor().is_some_and(|(r, _)| r.shape[axis] != 1));
             tables || of(hook)
         })
     };

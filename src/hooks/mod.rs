@@ -1,17 +1,24 @@
 //! The shared hooks: one WGSL file and one twin each. Where a twin and its WGSL differ, GPU and CPU tests differ.
 
+mod lookup;
 mod mask;
 mod number;
+mod rule;
 mod score;
 mod weight;
 
+pub use lookup::{
+    Bound, box_sum, bucket, bucket_bias, displaced, joined, keep_largest, nearest_first, padded, pick, ranked, region,
+    relative,
+};
 pub use mask::{Axis, alone, given, hidden, later, neighborhood, positions};
 pub use number::{
     Number, above, ahead, at_least, diagonal, equals, except, gain, hat, hyperbolic, inverse_log, log_factor, logistic,
     magnitude, over, plus, power, probability, take, times,
 };
-pub use score::{alibi, bias, neg_log, shift, softcap};
-pub use weight::{one, sigmoid};
+pub use rule::{Rule, attributes, intervals, slices};
+pub use score::{alibi, bias, logarithm, neg_log, shift, silence, softcap};
+pub use weight::{one, relu, sigmoid};
 
 /// `Hook::new` with the text of a file under `shaders/hooks/`.
 macro_rules! hook {

@@ -42,6 +42,19 @@ pub fn alibi(slopes: Ref) -> Hook {
     hook!(Score, "score", "alibi", twin).arg("slope", ArgValue::Table(slopes, ScalarType::F32))
 }
 
+/// 0 where a flag that broadcasts to (B, H, Lq, Lk) is set.
+pub fn silence(flag: Ref) -> Hook {
+    let twin = Twin::Score(|s, row, args| {
+        s.iter_mut().zip(row.keys).filter(|(_, j)| args[0].bool(**j)).for_each(|(s, _)| *s = 0.0);
+    });
+    hook!(Score, "score", "silence", twin).arg("flag", ArgValue::Table(flag, ScalarType::Bool))
+}
+
+/// `ln s`, s above 0.
+pub fn logarithm() -> Hook {
+    hook!(Score, "score", "logarithm", Twin::Score(|s, _, _| s.iter_mut().for_each(|s| *s = s.ln())))
+}
+
 /// Subtracts ln max(count, 1); counts broadcast to (B, H, Lq, 1).
 pub fn neg_log(count: Ref) -> Hook {
     let twin = Twin::Score(|s, _, args| {

@@ -16,6 +16,8 @@ pub(crate) enum Arg<'a> {
     Number(f64),
     /// Memory, and its layout (B, H, Lq, Lk).
     Table(&'a HostData, &'a Layout),
+    /// The same, read anywhere.
+    Whole(&'a HostData, &'a Layout),
 }
 
 impl<'a> Call<'a> {
@@ -25,6 +27,7 @@ impl<'a> Call<'a> {
         to.extend(self.args.iter().map(|arg| match arg {
             Arg::Number(x) => ArgRow::Number(*x),
             Arg::Table(data, layout) => ArgRow::of(data, layout, at),
+            Arg::Whole(data, layout) => ArgRow::Whole { data, layout },
         }));
         to
     }
@@ -40,11 +43,12 @@ pub(crate) fn calls<'a>(io: &TwinIo<'a>, kernel: &str, point: Point) -> Result<V
             let name = format!("h{n}_{}", arg.name);
             let table = stage.tables.iter().position(|t| t.name == name);
             args.push(match (table, &arg.value) {
+                (Some(at), ArgValue::Lookup(..)) => Arg::Whole(io.tables[at], &stage.tables[at].meta.layout),
                 (Some(at), _) => Arg::Table(io.tables[at], &stage.tables[at].meta.layout),
                 (None, ArgValue::F32(x)) => Arg::Number(f64::from(*x)),
                 (None, ArgValue::I32(x)) => Arg::Number(f64::from(*x)),
                 (None, ArgValue::U32(x)) => Arg::Number(f64::from(*x)),
-                (None, ArgValue::Table(..)) => {
+                (None, ArgValue::Table(..) | ArgValue::Lookup(..)) => {
                     let message = format!("{kernel}: the table `{}` of hook `{}` is not bound", arg.name, hook.name);
                     return Err(Error::new(ErrorKind::MissingInput, message));
                 }

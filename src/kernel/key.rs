@@ -122,6 +122,8 @@ pub struct HookKey {
     pub user: bool,
     /// Arguments after `at`, in order: name and type; each is an argument of the kernel or a table called `hN_NAME`.
     pub args: Vec<(String, ScalarType, bool)>,
+    /// Tables that the text reads itself: `lookup_NAME(` in it stands for the accessor `hN_NAME(`.
+    pub lookups: Vec<String>,
 }
 
 /// Everything that a composed shader depends on.

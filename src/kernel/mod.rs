@@ -15,7 +15,7 @@ pub mod transform;
 
 use crate::caps::{Caps, Tier};
 use crate::error::Result;
-use crate::hook::{ArgRow, Hook};
+use crate::hook::{ArgRow, ArgValue, Hook};
 use crate::tensor::{DType, HostData, Layout};
 use key::{Access, Buffer, Const, Element, HookKey, KernelKey, Launch, Place, ScalarType, TableKey};
 
@@ -334,13 +334,16 @@ impl<'a> LaunchBuilder<'a> {
 
     fn hooks(&mut self) {
         for (n, hook) in self.io.hooks.iter().enumerate() {
-            let mut args = Vec::new();
+            let (mut args, mut lookups) = (Vec::new(), Vec::new());
             for arg in &hook.args {
                 let name = format!("h{n}_{}", arg.name);
                 match self.io.tables.iter().find(|t| t.name == name) {
                     Some(table) => {
                         self.table(table);
-                        args.push((name, table.result, true));
+                        match arg.value {
+                            ArgValue::Lookup(..) => lookups.push(arg.name.to_string()),
+                            _ => args.push((name, table.result, true)),
+                        }
                     }
                     None => {
                         let (kind, word) = arg.value.word();
@@ -350,7 +353,7 @@ impl<'a> LaunchBuilder<'a> {
                 }
             }
             let (name, source) = (hook.name.to_string(), hook.source.clone());
-            let key = HookKey { point: hook.point, name, source, user: hook.is_user(), args };
+            let key = HookKey { point: hook.point, name, source, user: hook.is_user(), args, lookups };
             self.key.hooks.push(key);
         }
     }
@@ -432,6 +435,12 @@ impl<'a> TwinIo<'a> {
     pub fn table_row(&self, name: &str, at: [usize; 3]) -> Option<ArgRow<'a>> {
         let index = self.io.tables.iter().position(|t| t.name == name)?;
         Some(ArgRow::of(self.tables[index], &self.io.tables[index].meta.layout, at))
+    }
+
+    /// The table `name`, for lookups. `None` when it is not bound.
+    pub fn whole(&self, name: &str) -> Option<ArgRow<'a>> {
+        let index = self.io.tables.iter().position(|t| t.name == name)?;
+        Some(ArgRow::Whole { data: self.tables[index], layout: &self.io.tables[index].meta.layout })
     }
 }
 

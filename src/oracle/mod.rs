@@ -6,11 +6,13 @@
 mod attention;
 pub mod features;
 mod recurrence;
+mod rotary;
 mod search;
 mod systems;
 
 pub use attention::{Pairs, Row, attention, attention_map, bottom_right, merge, with_sink};
 pub use recurrence::{frequencies, rotate, scan, shared_head, slopes};
+pub use rotary::{Scaling, scaled_frequencies};
 pub use search::{index_scores, list_count, padded, pool_blocks, top_k};
 use std::collections::BTreeMap;
 pub use systems::{eigen, least_squares};

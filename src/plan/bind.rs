@@ -2,7 +2,6 @@
 
 use super::{Plan, Ref, SlotId, SlotRole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::ArgValue;
 use crate::kernel::key::{Place, ScalarType};
 use crate::kernel::{Io, Meta, TableMeta};
 use crate::tensor::{HostTensor, Inputs, Layout, Storage};
@@ -18,8 +17,8 @@ impl Plan {
             stage.tables.iter().map(|(name, r, kind)| ((*name).to_owned(), r, *kind)).collect();
         for (h, hook) in stage.hooks.iter().enumerate() {
             for arg in &hook.args {
-                if let ArgValue::Table(r, kind) = &arg.value {
-                    list.push((format!("h{h}_{}", arg.name), r, *kind));
+                if let Some((r, kind)) = arg.value.tensor() {
+                    list.push((format!("h{h}_{}", arg.name), r, kind));
                 }
             }
         }
@@ -115,6 +114,27 @@ impl super::Check {
                 Some(x) => Err((format!("counts from 0 to {n}"), x.to_string())),
                 None => Ok(()),
             },
+            super::Check::Disjoint { rows, keys } => {
+                let inside = |r: &&[i32]| {
+                    let within = |from: i32, to: i32, n: usize| 0 <= from && from <= to && to as i64 <= n as i64;
+                    !(within(r[0], r[1], rows) && within(r[2], r[3], keys) && (0..4).contains(&r[4]))
+                };
+                if let Some(bad) = values.chunks_exact(5).find(inside) {
+                    return Err((
+                        format!("slices inside {rows} rows and {keys} keys, kind 0 to 3"),
+                        format!("{bad:?}"),
+                    ));
+                }
+                let meet = |a: &[i32], b: &[i32]| {
+                    let both = |n: usize| a[n].max(b[n]) < a[n + 1].min(b[n + 1]);
+                    both(0) && both(2)
+                };
+                let all: Vec<&[i32]> = values.chunks_exact(5).collect();
+                match all.iter().enumerate().find_map(|(n, a)| Some((a, all[..n].iter().find(|b| meet(a, b))?))) {
+                    Some((a, b)) => Err(("slices that do not overlap".to_owned(), format!("{b:?} and {a:?}"))),
+                    None => Ok(()),
+                }
+            }
             super::Check::Cumulative(n) => {
                 let width = host.shape().last().copied().unwrap_or(1).max(1);
                 for row in values.chunks(width) {

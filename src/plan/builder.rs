@@ -2,7 +2,7 @@
 
 use super::{Check, Plan, Ref, Slot, SlotId, SlotRole, Stage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{ArgValue, Hook};
+use crate::hook::Hook;
 use crate::kernel::Op;
 use crate::kernel::key::ScalarType;
 use crate::problem::Problem;
@@ -38,7 +38,7 @@ impl<'a> PlanBuilder<'a> {
     /// # Errors
     /// [`ErrorKind::Unsupported`] when an output of the card was not written: a defect of the variant.
     pub fn finish(self) -> Result<Plan> {
-        for output in self.problem.card().outputs {
+        for output in self.problem.card().outputs.iter().filter(|o| !o.optional) {
             let written = |stage: &Stage| {
                 stage.bindings.iter().any(|(role, r)| {
                     self.plan.slot(r.slot).name == output.name
@@ -106,11 +106,12 @@ impl<'a> PlanBuilder<'a> {
     /// The output `name` with a shape that a parameter makes other than the card says: a state of wider features.
     ///
     /// # Errors
-    /// As [`output`](PlanBuilder::output).
+    /// [`ErrorKind::UnknownName`] when the card has no such output.
     pub fn output_as(&mut self, name: &str, shape: &[usize]) -> Result<Ref> {
-        let made = self.output(name)?;
-        self.plan.slots[made.slot.0].layout = Layout::contiguous(shape);
-        Ok(self.reference(made.slot))
+        let spec = self.problem.card().outputs.iter().find(|o| o.name == name).ok_or_else(|| {
+            Error::new(ErrorKind::UnknownName, format!("{}: the card has no output `{name}`", self.problem.subject()))
+        })?;
+        Ok(self.slot(name, SlotRole::Output, spec.dtype, shape))
     }
 
     /// Scratch memory, reused by lifetime.
@@ -144,10 +145,7 @@ impl<'a> PlanBuilder<'a> {
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         }
-        let hook_tables = hooks.iter().flat_map(|hook| &hook.args).filter_map(|arg| match &arg.value {
-            ArgValue::Table(table, _) => Some(table),
-            _ => None,
-        });
+        let hook_tables = hooks.iter().flat_map(|hook| &hook.args).filter_map(|arg| Some(arg.value.tensor()?.0));
         if let Some(table) = hook_tables.chain(tables.iter().map(|(_, t, _)| t)).find(|t| t.shape.len() != 4) {
             let message = format!("{}: a table of shape {:?} is not (B, H, Lq, Lk)", self.plan.variant, table.shape);
             return Err(Error::new(ErrorKind::Unsupported, message));

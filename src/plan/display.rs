@@ -26,9 +26,9 @@ impl fmt::Display for Plan {
             for hook in &stage.hooks {
                 write!(f, "       {:?} hook {}", hook.point, hook.name)?;
                 for arg in &hook.args {
-                    match &arg.value {
-                        crate::hook::ArgValue::Table(r, _) => write!(f, " {}[]={}", arg.name, self.describe(r))?,
-                        value => write!(f, " {}={value}", arg.name)?,
+                    match arg.value.tensor() {
+                        Some((r, _)) => write!(f, " {}[]={}", arg.name, self.describe(r))?,
+                        None => write!(f, " {}={}", arg.name, arg.value)?,
                     }
                 }
                 writeln!(f)?;
@@ -61,7 +61,7 @@ impl fmt::Display for crate::hook::ArgValue {
             Self::F32(x) => write!(f, "{x}"),
             Self::I32(x) => write!(f, "{x}"),
             Self::U32(x) => write!(f, "{x}u"),
-            Self::Table(_, kind) => write!(f, "table of {}", kind.wgsl()),
+            Self::Table(_, kind) | Self::Lookup(_, kind) => write!(f, "table of {}", kind.wgsl()),
         }
     }
 }

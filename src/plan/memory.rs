@@ -1,7 +1,6 @@
 //! Lifetimes of transient slots and the blocks they share.
 
 use super::{Plan, SlotId, SlotRole};
-use crate::hook::ArgValue;
 
 /// Which block of scratch memory each transient slot uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +63,7 @@ impl Plan {
         let stage = &self.stages[n];
         let mut slots: Vec<SlotId> = stage.bindings.iter().map(|(_, r)| r.slot).collect();
         slots.extend(stage.tables.iter().map(|(_, r, _)| r.slot));
-        slots.extend(stage.hooks.iter().flat_map(|h| &h.args).filter_map(|arg| match &arg.value {
-            ArgValue::Table(r, _) => Some(r.slot),
-            _ => None,
-        }));
+        slots.extend(stage.hooks.iter().flat_map(|h| &h.args).filter_map(|arg| Some(arg.value.tensor()?.0.slot)));
         slots
     }
 }

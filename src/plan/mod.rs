@@ -41,6 +41,13 @@ pub enum Check {
     Cumulative(usize),
     /// Whole numbers from 0 to the bound.
     AtMost(usize),
+    /// Rectangles (first row, end, first key, end, kind 0 to 3) inside the given sizes, of which no two overlap.
+    Disjoint {
+        /// Rows.
+        rows: usize,
+        /// Keys.
+        keys: usize,
+    },
 }
 
 /// A named place for a tensor.

@@ -204,7 +204,7 @@ impl PlanBuilder<'_> {
         self.stage(label, Op::Map(op), vec![("x", x.clone()), ("out", out.clone())], Vec::new(), Vec::new())
     }
 
-    /// Rotary embedding with host-made tables `cos` and `sin`, or with `theta`; see [`transform::Rotary`].
+    /// Rotary embedding with tables `cos` and `sin`, `theta`, or `channel` and `position`; see [`transform::Rotary`].
     ///
     /// # Errors
     /// As [`PlanBuilder::stage`].
@@ -216,7 +216,8 @@ impl PlanBuilder<'_> {
         out: &Ref,
         tables: Vec<(&'static str, Ref)>,
     ) -> Result<()> {
-        let tables = tables.into_iter().map(|(name, r)| (name, r, ScalarType::F32)).collect();
+        let kind = |name: &str| if name == "channel" { ScalarType::I32 } else { ScalarType::F32 };
+        let tables = tables.into_iter().map(|(name, r)| (name, r, kind(name))).collect();
         self.stage(label, Op::Rotary(op), vec![("x", x.clone()), ("out", out.clone())], tables, Vec::new())
     }
 
@@ -290,6 +291,15 @@ impl PlanBuilder<'_> {
     ) -> Result<()> {
         let list = [("q", q), ("k", k), ("v", v), ("p", p), ("out", out)].map(|(role, r)| (role, r.clone()));
         self.stage(label, Op::Polynomial(op), list.to_vec(), Vec::new(), Vec::new())
+    }
+
+    /// A result times the gate of each row.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn weigh(&mut self, label: &str, x: &Ref, gates: &Ref, out: &Ref) -> Result<()> {
+        let list = vec![("x0", x.clone()), ("gates", gates.clone()), ("out", out.clone())];
+        self.stage(label, Op::Mix(combine::Mix), list, Vec::new(), Vec::new())
     }
 
     /// Weighted sum of up to three results.

@@ -208,7 +208,9 @@ pub(super) const USER_PREFIX: &str = "userfn_";
 fn hook_text(out: &mut String, n: usize, hook: &HookKey) {
     let from = format!("fn {}(", hook.name);
     let to = format!("fn h{n}_{}(", hook.name);
-    out.push_str(&hook.source.replace(&from, &to).replace(USER_PREFIX, &format!("h{n}f_")));
+    let text = hook.source.replace(&from, &to).replace(USER_PREFIX, &format!("h{n}f_"));
+    let bind = |text: String, name: &String| text.replace(&format!("lookup_{name}("), &format!("h{n}_{name}("));
+    out.push_str(&hook.lookups.iter().fold(text, bind));
     out.push('\n');
 }
 

@@ -3,10 +3,13 @@
 use crate::error::{ErrorKind, Result};
 use crate::hook::Hook;
 use crate::hooks;
+use crate::kernel::attend::{Attend, Normaliser};
+use crate::kernel::diagnose::Fold;
 use crate::plan::{AttendIo, Check, PlanBuilder, Ref};
 use crate::problem::Problem;
-use crate::tensor::DType;
+use crate::tensor::{DType, HostTensor};
 use crate::variant::{InputSpec, OutputSpec};
+use std::ops::Range;
 
 /// Queries.
 pub(crate) const Q: InputSpec = InputSpec::real("q", "B H Lq D");
@@ -14,6 +17,12 @@ pub(crate) const Q: InputSpec = InputSpec::real("q", "B H Lq D");
 pub(crate) const K: InputSpec = InputSpec::real("k", "B Hk Lk D");
 /// Values.
 pub(crate) const V: InputSpec = InputSpec::real("v", "B Hk Lk Dv");
+/// Queries of self-attention.
+pub(crate) const Q_SELF: InputSpec = InputSpec::real("q", "B H L D");
+/// Keys of self-attention.
+pub(crate) const K_SELF: InputSpec = InputSpec::real("k", "B Hk L D");
+/// Values of self-attention.
+pub(crate) const V_SELF: InputSpec = InputSpec::real("v", "B Hk L Dv");
 /// 1 = the pair is allowed.
 pub(crate) const MASK: InputSpec = InputSpec::flag("mask", "broadcastable to B H Lq Lk").optional();
 /// Added to the scores.
@@ -33,6 +42,10 @@ pub(crate) const W_IDX: InputSpec = InputSpec::float("w", "B Lq Hi");
 pub(crate) const OUT: OutputSpec = OutputSpec::float("out", "B H Lq Dv");
 /// Log-sum-exp of the scores.
 pub(crate) const LSE: OutputSpec = OutputSpec::float("lse", "B H Lq");
+/// Outputs of self-attention.
+pub(crate) const OUT_SELF: OutputSpec = OutputSpec::float("out", "B H L Dv");
+/// Log-sum-exp of the scores of self-attention.
+pub(crate) const LSE_SELF: OutputSpec = OutputSpec::float("lse", "B H L");
 /// Sum of the weights.
 pub(crate) const MASS: OutputSpec = OutputSpec::float("mass", "B H Lq");
 
@@ -47,11 +60,102 @@ pub(crate) fn attend_io(plan: &mut PlanBuilder) -> Result<AttendIo> {
     Ok(AttendIo::new(&plan.input("q")?, &plan.input("k")?, &plan.input("v")?, &out))
 }
 
+/// Softmax attention of q, k and v into the outputs `out` and `lse`.
+pub(crate) fn softmax(plan: &mut PlanBuilder, op: Attend, hooks: Vec<Hook>) -> Result<()> {
+    let mut io = attend_io(plan)?;
+    io.lse = Some(plan.output("lse")?);
+    plan.attend("attend", op, io, hooks)
+}
+
+/// The same where row i sees the keys `limits(i)` only, besides those that `op` lets through as a prefix.
+pub(crate) fn softmax_within(
+    plan: &mut PlanBuilder,
+    op: Attend,
+    rows: usize,
+    limits: impl Fn(usize) -> Range<usize>,
+) -> Result<()> {
+    let mut io = attend_io(plan)?;
+    io.lse = Some(plan.output("lse")?);
+    (io.row_start, io.row_end) = row_limits(plan, rows, limits)?;
+    plan.attend("attend", op, io, Vec::new())
+}
+
+/// `row_start` and `row_end` of [`AttendIo`], known with the plan.
+pub(crate) fn row_limits(
+    plan: &mut PlanBuilder,
+    rows: usize,
+    limits: impl Fn(usize) -> Range<usize>,
+) -> Result<(Option<Ref>, Option<Ref>)> {
+    let table = |limit: &dyn Fn(usize) -> usize| {
+        HostTensor::new(&[1, 1, rows, 1], (0..rows).map(|i| limit(i) as i32).collect::<Vec<_>>())
+    };
+    let (start, end) = (table(&|i| limits(i).start)?, table(&|i| limits(i).end)?);
+    Ok((Some(plan.constant("row_start", start)), Some(plan.constant("row_end", end))))
+}
+
+/// Segments one after the other: the range of tokens of each, which together are all of `length` tokens.
+pub(crate) fn segments(problem: &Problem, name: &str, lengths: &[usize], length: usize) -> Result<Vec<Range<usize>>> {
+    let mut end = 0_usize;
+    let list: Vec<_> = lengths
+        .iter()
+        .map(|n| {
+            let start = end;
+            end = start.saturating_add(*n);
+            start..end
+        })
+        .collect();
+    if end != length {
+        return Err(problem.refuse(ErrorKind::Parameter, name, format!("lengths that sum to L = {length}"), end));
+    }
+    Ok(list)
+}
+
+/// The output `name` holds these numbers, known with the plan. Whole numbers below 2^24 stay exact.
+pub(crate) fn constant_output(plan: &mut PlanBuilder, name: &str, numbers: HostTensor) -> Result<()> {
+    let out = plan.output_as(name, numbers.shape())?;
+    let data = plan.constant(name, numbers);
+    plan.fold(name, Fold::each(), &data, &out, Vec::new())
+}
+
+/// The same of whole numbers in a row.
+pub(crate) fn index_output(plan: &mut PlanBuilder, name: &str, numbers: impl Iterator<Item = usize>) -> Result<()> {
+    let numbers: Vec<i32> = numbers.map(|n| n as i32).collect();
+    constant_output(plan, name, HostTensor::new(&[numbers.len()], numbers)?)
+}
+
+/// Numbers of queries (Lq), as a table of rows.
+pub(crate) fn of_rows(numbers: &Ref) -> Ref {
+    numbers.insert(1).insert(0).insert(0)
+}
+
+/// Numbers of keys (Lk), as a table of columns.
+pub(crate) fn of_keys(numbers: &Ref) -> Ref {
+    numbers.insert(0).insert(0).insert(0)
+}
+
 /// The input `lengths`, checked.
 pub(crate) fn lengths(problem: &Problem, plan: &mut PlanBuilder) -> Option<Ref> {
     let lengths = plan.optional("lengths")?;
     plan.check(&lengths, Check::AtMost(problem.size("Lk")));
     Some(lengths)
+}
+
+/// The keys that each row may see, (B, H, Lq, 1) or a constant of (1, 1, Lq, 1): with a mask a first pass counts them.
+pub(crate) fn allowed_keys(problem: &Problem, plan: &mut PlanBuilder, causal: bool) -> Result<Ref> {
+    let [lq, lk] = [problem.size("Lq"), problem.size("Lk")];
+    if !problem.has("mask") {
+        let seen = |i: usize| if causal { (i + 1 + lk).saturating_sub(lq).min(lk) } else { lk };
+        return Ok(plan.constant("count", HostTensor::from_fn(&[1, 1, lq, 1], |i| seen(i) as f32)));
+    }
+    let count = plan.scratch("count", DType::F32, &problem.shape("B H Lq")?);
+    let mut io = attend_io(plan)?;
+    io.out = plan.scratch("unused", DType::F32, &problem.shape("B H Lq Dv")?);
+    io.mass = Some(count.clone());
+    let mut counting = vec![hooks::one()];
+    counting.extend(given_mask(problem, plan)?);
+    let op = Attend { normaliser: Normaliser::Weights, ..Attend::new(1.0).causal(causal) };
+    plan.attend("count", op, io, counting)?;
+    Ok(count.insert(3))
 }
 
 /// The softcap hook; a cap is above 0.

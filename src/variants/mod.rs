@@ -1,10 +1,14 @@
 //! The mechanisms: one file a variant, one folder a family, all of them in [`CATALOG`].
 
 mod common;
+mod rotary;
 mod steps;
 mod words;
 
-pub use words::{Align, BiasRule, DecayRule, FeatureMap, LamaActivation, Pattern, PointerMode, Position};
+pub use words::{
+    Align, BiasRule, CandidateMode, DecayRule, FeatureMap, HeadMaskMode, LamaActivation, MaskPattern, Pattern,
+    PointerMode, Position, QkNorm, RopeLayout, RopeScaling,
+};
 
 use crate::variant::Entry;
 

@@ -25,6 +25,36 @@ impl Pattern {
 }
 
 words! {
+    /// The twelve static masks.
+    pub enum MaskPattern {
+        /// Every key.
+        Full = "full",
+        /// No later key.
+        Causal = "causal",
+        /// Keys near by on both sides.
+        SlidingWindow = "sliding_window",
+        /// Keys near by, none later.
+        SlidingWindowCausal = "sliding_window_causal",
+        /// The row's segment.
+        FullDocument = "full_document",
+        /// The row's segment, causal.
+        CausalDocument = "causal_document",
+        /// The row's segment and segment 0, causal.
+        ShareQuestion = "share_question",
+        /// The row's segment, causal; the last segment sees all.
+        CausalBlockwise = "causal_blockwise",
+        /// Causal, and a prefix.
+        PrefixLmCausal = "prefix_lm_causal",
+        /// The row's segment, causal, and the segment's prefix.
+        PrefixLmDocument = "prefix_lm_document",
+        /// Keys near by, and global tokens.
+        GlobalSlidingWindow = "global_sliding_window",
+        /// The row's segment up to the end of the row's block.
+        BlockCausalDocument = "block_causal_document",
+    }
+}
+
+words! {
     /// Where query `i` sits on the axis of the keys.
     pub enum Align {
         /// At i + Lk − Lq: the last query sees the last key.
@@ -73,6 +103,64 @@ words! {
         Text = "text",
         /// Slots of the cache: q and k come unrotated and are rotated by slot.
         Cache = "cache",
+    }
+}
+
+words! {
+    /// What a masked head does.
+    pub enum HeadMaskMode {
+        /// Gives 0.
+        Zero = "zero",
+        /// Gives the mean of the values it may see.
+        Uniform = "uniform",
+    }
+}
+
+words! {
+    /// What queries and keys are divided by.
+    pub enum QkNorm {
+        /// Their Euclidean length.
+        L2 = "l2",
+        /// The root of their mean square.
+        Rms = "rms",
+    }
+}
+
+words! {
+    /// Who sees whom among candidates that share a context.
+    pub enum CandidateMode {
+        /// The context sees all, a candidate the context and itself.
+        Arrow = "arrow",
+        /// Each only itself.
+        Diag = "diag",
+        /// All see all.
+        Square = "square",
+    }
+}
+
+words! {
+    /// How rotary frequencies stretch beyond the length they were trained at.
+    pub enum RopeScaling {
+        /// All by the factor.
+        Linear = "linear",
+        /// By the base, so that the fastest pair stays and the slowest is stretched by the factor.
+        Ntk = "ntk",
+        /// The same with a factor that grows with the length.
+        DynamicNtk = "dynamic_ntk",
+        /// Slow pairs by the factor, fast ones not, a ramp between; and warmer scores.
+        Yarn = "yarn",
+        /// The same by wavelength, without the warmth.
+        Llama3 = "llama3",
+    }
+}
+
+words! {
+    /// Which channels of rotary embedding are a pair.
+    pub enum RopeLayout {
+        /// c and c + half.
+        Half = "half",
+        /// 2c and 2c + 1.
+        Interleaved = "interleaved",
     }
 }
 

@@ -90,6 +90,7 @@ fn hooks(io: &TwinIo, place: &Row, x: &mut [f32], allowed: &mut [bool]) {
                 ArgValue::Table(..) => io
                     .table_row(&format!("h{n}_{}", arg.name), [place.batch, place.head, place.row])
                     .unwrap_or(ArgRow::Number(0.0)),
+                ArgValue::Lookup(..) => io.whole(&format!("h{n}_{}", arg.name)).unwrap_or(ArgRow::Number(0.0)),
                 ArgValue::F32(x) => ArgRow::Number(f64::from(*x)),
                 ArgValue::I32(x) => ArgRow::Number(f64::from(*x)),
                 ArgValue::U32(x) => ArgRow::Number(f64::from(*x)),

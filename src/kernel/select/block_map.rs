@@ -155,13 +155,16 @@ impl BlockMap {
     fn confirmed(&self, masks: &[Call]) -> Structure {
         let mut tables = masks.iter().flat_map(|call| &call.args).filter_map(|arg| match arg {
             Arg::Table(_, layout) => Some(&layout.strides),
-            Arg::Number(_) => None,
+            Arg::Number(_) | Arg::Whole(..) => None,
         });
-        let fits = match self.structure {
-            Structure::Pairs => false,
-            Structure::Segments => tables.all(|s| s[2] == 0 || s[3] == 0),
-            Structure::Distance => tables.all(|s| s[2] == 0 && s[3] == 0),
-        };
+        // What is looked up may depend on anything.
+        let looked_up = masks.iter().flat_map(|call| &call.args).any(|arg| matches!(arg, Arg::Whole(..)));
+        let fits = !looked_up
+            && match self.structure {
+                Structure::Pairs => false,
+                Structure::Segments => tables.all(|s| s[2] == 0 || s[3] == 0),
+                Structure::Distance => tables.all(|s| s[2] == 0 && s[3] == 0),
+            };
         if fits { self.structure } else { Structure::Pairs }
     }
 

@@ -9,8 +9,13 @@ use crate::kernel::{Io, Kernel, LaunchBuilder};
 const WORKGROUP: u32 = 128;
 /// Rows of a workgroup of `map` and `norm`.
 const ROWS: usize = 8;
-pub(super) const TABLES: [(&str, ScalarType); 3] =
-    [("cos", ScalarType::F32), ("sin", ScalarType::F32), ("theta", ScalarType::F32)];
+pub(super) const TABLES: [(&str, ScalarType); 5] = [
+    ("cos", ScalarType::F32),
+    ("sin", ScalarType::F32),
+    ("theta", ScalarType::F32),
+    ("channel", ScalarType::I32),
+    ("position", ScalarType::F32),
+];
 
 /// (B, H, L, width) of a role.
 pub(super) fn shape(kernel: &dyn Kernel, io: &Io, role: &str) -> Result<[usize; 4]> {
@@ -78,14 +83,16 @@ pub(super) fn map(op: &Map, io: &Io, caps: &Caps) -> Result<Launch> {
 
 pub(super) fn rotary(op: &Rotary, io: &Io, caps: &Caps) -> Result<Launch> {
     let x = rows(op, io, |d| d)?;
-    if !io.has_table("theta") && (!io.has_table("cos") || !io.has_table("sin")) {
-        let message = "transform.rotary: no table `theta`, nor `cos` and `sin`";
+    let pair = |a: &str, b: &str| io.has_table(a) && io.has_table(b);
+    if !io.has_table("theta") && !pair("cos", "sin") && !pair("channel", "position") {
+        let message = "transform.rotary: no table `theta`, nor `cos` and `sin`, nor `channel` and `position`";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     let vectors = x[3].div_ceil(4);
     Ok(builder(op, "transform/rotary", io, caps, x)
         .switch("INTERLEAVED", op.interleaved)
         .switch("THETA", io.has_table("theta"))
+        .switch("BY_CHANNEL", io.has_table("channel"))
         .u32("depth", x[3])
         .u32("vectors", vectors)
         .u32("position", op.offset)

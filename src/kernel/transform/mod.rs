@@ -66,6 +66,10 @@ pub struct Map {
 /// Rotary position embedding: roles x (B, H, L, D), out (B, H, L, D). Angles come as tables made by the host in f64: `cos` and `sin`
 /// (1, 1, L, D/2); or, where they are data, as table `theta` (1, 1, 1, D/2): the angle a position of pair i, positions from `offset`.
 /// With D odd the last channel is not turned.
+///
+/// Or what turns is data too: table `channel` (1, 1, 4, D) of i32 holds for each channel the high and the low word of its turns a position
+/// (angle / 2 pi in 2^-64), 2 partner + 1 for the second of a pair (or -1: the channel passes through, unscaled), and the column of its
+/// position; table `position` (B, H, L, axes) holds real positions below 2^31. Angles are exact to 2^-32 of a turn whatever the position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rotary {
     /// Pairs are (2i, 2i + 1); else (i, i + D/2).

@@ -57,7 +57,7 @@ fn numbers(hook: &Hook) -> Vec<ArgRow<'static>> {
         ArgValue::F32(x) => f64::from(*x),
         ArgValue::I32(x) => f64::from(*x),
         ArgValue::U32(x) => f64::from(*x),
-        ArgValue::Table(..) => 0.0,
+        ArgValue::Table(..) | ArgValue::Lookup(..) => 0.0,
     };
     hook.args.iter().map(|arg| ArgRow::Number(number(&arg.value))).collect()
 }
@@ -137,6 +137,21 @@ pub(super) fn rotary(op: &Rotary, io: &mut TwinIo) -> Result<()> {
     each_row(out, shape, shape[3], |at, row| {
         let x = x.row(&at);
         row.copy_from_slice(x);
+        let channel = |n: usize| io.table_row("channel", [0, 0, n]);
+        if let (Some(high), Some(low), Some(pair), Some(axis)) = (channel(0), channel(1), channel(2), channel(3)) {
+            let Some(position) = io.table_row("position", at) else { return };
+            for (d, y) in row.iter_mut().enumerate() {
+                let (j, pair) = (d as i32, pair.i32(d as i32));
+                if pair >= 0 {
+                    let words = (u64::from(high.i32(j) as u32) << 32) | u64::from(low.i32(j) as u32);
+                    let turns = words as f64 * 0.5_f64.powi(64) * position.get(axis.i32(j));
+                    let (sin, cos) = (turns.fract() * std::f64::consts::TAU).sin_cos();
+                    let other = x[(pair >> 1) as usize] * if pair & 1 == 1 { sin as f32 } else { -sin as f32 };
+                    *y = (x[d] * cos as f32 + other) * op.scale;
+                }
+            }
+            return;
+        }
         let theta = io.table_row("theta", [at[0], at[1], 0]);
         let tables = io.table_row("cos", at).zip(io.table_row("sin", at));
         for p in 0..pairs {

@@ -22,10 +22,11 @@ use crate::kernel::attend::{Attend, Normaliser};
 use crate::oracle::{Array, Inputs, Outputs, Row, dot, scale};
 use crate::plan::PlanBuilder;
 use crate::problem::Problem;
-use crate::tensor::{DType, HostTensor};
 use crate::variant::{Card, Family, Named, Variant};
 use crate::variants::BiasRule;
-use crate::variants::common::{BIAS, K, MASK, MASS, OUT, Q, V, attend_io, default_scale, given_bias, given_mask};
+use crate::variants::common::{
+    BIAS, K, MASK, MASS, OUT, Q, V, allowed_keys, attend_io, default_scale, given_bias, given_mask,
+};
 use crate::{named, params};
 
 params! {
@@ -61,7 +62,6 @@ impl Variant for SigmoidAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        let [lq, lk] = [problem.size("Lq"), problem.size("Lk")];
         let op = Attend {
             normaliser: Normaliser::Weights,
             ..Attend::new(default_scale(self.scale, problem)).causal(self.causal)
@@ -69,23 +69,8 @@ impl Variant for SigmoidAttention {
         let mut hooks = given_bias(problem, plan)?;
         match self.bias_rule {
             BiasRule::Value => hooks.push(hooks::shift(self.bias_value)),
-            BiasRule::NegLogLen => hooks.push(hooks::shift(-(lk as f64).ln() as f32)),
-            BiasRule::NegLogRow if problem.has("mask") => {
-                // Only the mask knows how many keys a row may see: a first pass counts them.
-                let count = plan.scratch("count", DType::F32, &problem.shape("B H Lq")?);
-                let mut io = attend_io(plan)?;
-                io.out = plan.scratch("unused", DType::F32, &problem.shape("B H Lq Dv")?);
-                io.mass = Some(count.clone());
-                let mut counting = vec![hooks::one()];
-                counting.extend(given_mask(problem, plan)?);
-                plan.attend("count", op, io, counting)?;
-                hooks.push(hooks::neg_log(count.insert(3)));
-            }
-            BiasRule::NegLogRow => {
-                let seen = |i: usize| if self.causal { (i + 1 + lk).saturating_sub(lq).min(lk) } else { lk };
-                let counts = HostTensor::from_fn(&[1, 1, lq, 1], |i| seen(i) as f32);
-                hooks.push(hooks::neg_log(plan.constant("count", counts)));
-            }
+            BiasRule::NegLogLen => hooks.push(hooks::shift(-(problem.size("Lk") as f64).ln() as f32)),
+            BiasRule::NegLogRow => hooks.push(hooks::neg_log(allowed_keys(problem, plan, self.causal)?)),
         }
         hooks.extend(given_mask(problem, plan)?);
         hooks.push(hooks::sigmoid());

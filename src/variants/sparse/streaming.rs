@@ -19,14 +19,14 @@
 
 use crate::error::{ErrorKind, Result};
 use crate::kernel::attend::Attend;
-use crate::kernel::transform::Rotary;
 use crate::oracle::{Inputs, Outputs, Row, attention, bottom_right, dot, frequencies, rotate, scale};
-use crate::plan::{AttendIo, PlanBuilder, Ref};
+use crate::plan::{AttendIo, PlanBuilder};
 use crate::problem::Problem;
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, Named, Variant};
 use crate::variants::Position;
 use crate::variants::common::{K, LSE, OUT, Q, V, attend_io, default_scale, parts};
+use crate::variants::rotary::turned_at;
 use crate::{named, params};
 
 params! {
@@ -140,9 +140,10 @@ impl StreamingAttention {
         }
         let text: Vec<i64> = (0..lq).map(|i| i as i64 + lk as i64 - lq as i64).collect();
         let slot: Vec<i64> = text.iter().zip(first).map(|(p, f)| p - (f - self.sink as i64).max(0)).collect();
-        let k = self.rotated(problem, plan, "k_turned", &io.k, &(0..lk as i64).collect::<Vec<_>>())?;
-        let q_text = self.rotated(problem, plan, "q_text", &io.q, &text)?;
-        let q_slot = self.rotated(problem, plan, "q_slot", &io.q, &slot)?;
+        let real = |list: &[i64]| list.iter().map(|&p| p as f64).collect::<Vec<_>>();
+        let k = turned_at(plan, "k_turned", &io.k, self.rope_base, &real(&(0..lk as i64).collect::<Vec<_>>()))?;
+        let q_text = turned_at(plan, "q_text", &io.q, self.rope_base, &real(&text))?;
+        let q_slot = turned_at(plan, "q_slot", &io.q, self.rope_base, &real(&slot))?;
         let (outs, lses) = parts(plan, 2)?;
         let (out, lse) = (io.out.clone(), plan.output("lse")?);
 
@@ -158,27 +159,5 @@ impl StreamingAttention {
         window.row_start = Some(plan.constant("window_start", HostTensor::new(&[1, 1, lq, 1], starts)?));
         plan.attend("window", Attend { prefix: 0, window_left: None, ..op }, window, Vec::new())?;
         plan.merge(&outs, &lses, None, &out, Some(&lse))
-    }
-
-    fn rotated(
-        &self,
-        problem: &Problem,
-        plan: &mut PlanBuilder,
-        name: &str,
-        x: &Ref,
-        positions: &[i64],
-    ) -> Result<Ref> {
-        let out = plan.scratch(name, DType::F32, &x.shape);
-        let half = problem.size("D") / 2;
-        let angle = |n: usize| {
-            let frequency = f64::from(self.rope_base).powf(-((n % half) as f64) / half as f64);
-            positions[n / half] as f64 * frequency
-        };
-        let shape = [1, 1, positions.len(), half];
-        let cos = plan.constant("cos", HostTensor::from_fn(&shape, |n| angle(n).cos() as f32));
-        let sin = plan.constant("sin", HostTensor::from_fn(&shape, |n| angle(n).sin() as f32));
-        let op = Rotary { interleaved: false, offset: 0, scale: 1.0 };
-        plan.rotary(name, op, x, &out, vec![("cos", cos), ("sin", sin)])?;
-        Ok(out)
     }
 }

@@ -7,8 +7,8 @@ mod weight;
 
 pub use mask::{Axis, alone, given, hidden, later, neighborhood, positions};
 pub use number::{
-    Number, above, ahead, at_least, diagonal, equals, except, gain, hat, hyperbolic, inverse_log, log_factor, logistic,
-    magnitude, over, plus, power, probability, take, times,
+    Number, above, ahead, at_least, diagonal, equals, except, gain, hat, hyperbolic, inverse_log, log_factor,
+    log_sigmoid, logistic, magnitude, over, plus, power, probability, take, times,
 };
 pub use score::{alibi, bias, neg_log, shift, softcap};
 pub use weight::{one, sigmoid};

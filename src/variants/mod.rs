@@ -4,7 +4,10 @@ mod common;
 mod steps;
 mod words;
 
-pub use words::{Align, BiasRule, DecayRule, FeatureMap, LamaActivation, Pattern, PointerMode, Position};
+pub use words::{
+    Activation, Align, BiasRule, DecayRule, FeatureMap, LamaActivation, Normaliser, Pattern, PointerMode, Position,
+    Read,
+};
 
 use crate::variant::Entry;
 

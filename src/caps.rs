@@ -32,6 +32,8 @@ impl Tier {
 pub struct Caps {
     /// Who compiles the shaders.
     pub target: Target,
+    /// The adapter computes on the CPU: its compiler takes seconds for a shader that is unrolled far.
+    pub software: bool,
     /// The highest tier whose demands the device meets.
     pub tier: Tier,
     /// Bytes that one storage binding may hold.
@@ -65,6 +67,7 @@ impl Caps {
     pub fn portable(target: Target) -> Self {
         Caps {
             target,
+            software: false,
             tier: Tier::T0,
             max_binding: 128 << 20,
             max_buffer: 256 << 20,

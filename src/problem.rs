@@ -29,6 +29,10 @@ enum Term {
     Size(String),
     Number(usize),
     Plus(Box<Term>, usize),
+    Minus(Box<Term>, usize),
+    Times(Box<Term>, Box<Term>),
+    /// In parentheses: the usual size, which the variant checks itself.
+    Usual(Box<Term>),
     Floor(Box<Term>, Box<Term>),
     Ceil(Box<Term>, Box<Term>),
     Min(Box<Term>, Box<Term>),
@@ -231,6 +235,7 @@ impl Problem {
                         return Err(fail(format!("a number of heads that divides H = {heads}"), format!("{n}")));
                     }
                 }
+                Term::Usual(_) => {}
                 Term::Size(letter) => match sizes.get(letter) {
                     Some(&bound) if bound != n => {
                         return Err(fail(format!("{letter} = {bound} in {words}"), format!("{n} in {:?}", spec.shape)));
@@ -282,6 +287,9 @@ impl Term {
             Term::Size(letter) => *sizes.get(letter)?,
             Term::Number(n) => *n,
             Term::Plus(a, n) => a.value(sizes)? + n,
+            Term::Minus(a, n) => a.value(sizes)?.checked_sub(*n)?,
+            Term::Usual(a) => a.value(sizes)?,
+            Term::Times(a, b) => a.value(sizes)?.checked_mul(b.value(sizes)?)?,
             Term::Floor(a, b) => a.value(sizes)?.checked_div(b.value(sizes)?)?,
             Term::Ceil(a, b) => {
                 let b = b.value(sizes)?;
@@ -329,6 +337,12 @@ fn term(text: &str) -> Term {
         Term::Floor(Box::new(term(a)), Box::new(term(b)))
     } else if let Some((a, n)) = text.split_once('+').and_then(|(a, n)| Some((a, n.parse().ok()?))) {
         Term::Plus(Box::new(term(a)), n)
+    } else if let Some((a, n)) = text.split_once('-').and_then(|(a, n)| Some((a, n.parse().ok()?))) {
+        Term::Minus(Box::new(term(a)), n)
+    } else if let Some(inner) = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
+        Term::Usual(Box::new(term(inner)))
+    } else if let Some((a, b)) = text.split_once('*') {
+        Term::Times(Box::new(term(a)), Box::new(term(b)))
     } else {
         text.parse().map_or_else(|_| Term::Size(text.to_owned()), Term::Number)
     }
@@ -344,6 +358,7 @@ mod tests {
         let value = |text: &str| parse(text).iter().map(|t| t.value(&sizes)).collect::<Vec<_>>();
         assert_eq!(value("Lk min(topk,Lk) ceil(Lk,b) Lk//b b+1"), [10, 4, 4, 3, 4].map(Some));
         assert_eq!(value("min(topk,ceil(Lk, b))"), [Some(4)]);
+        assert_eq!(value("2*b b*Lk (2*Lk) b-1"), [6, 30, 20, 2].map(Some));
         assert_eq!(value("unknown"), [None]);
     }
 }

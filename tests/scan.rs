@@ -210,6 +210,30 @@ fn decays_agree_in_both_forms() {
 }
 
 #[test]
+fn segments_agree() {
+    let mut checks = Checks::new();
+    for (length, depth, width, half) in [(2100, 20, 7, false), (3100, 64, 32, true), (2050, 36, 40, true)] {
+        let sizes = [1, 2, length, length, depth, width];
+        for of in DECAYS {
+            // A portable device binds no z beside a channel decay and its own state between segments.
+            for divide in [Divide::None, Divide::AbsMax1] {
+                let (one, inputs) = scan(Scan { decay: of, divide, ..Scan::new(0.5) }, sizes, of != Decay::Channel);
+                let inputs = decay(inputs, sizes, of, |x| -0.01 * (x + 1.0));
+                let mut inputs = if of == Decay::Channel { inputs } else { before(inputs, sizes) };
+                for name in ["q", "k", "v"].into_iter().filter(|_| half) {
+                    let host = inputs.get(name).and_then(|t| t.host()).expect("a host tensor").to_f16();
+                    inputs.insert(name, host);
+                }
+                let plan = checks.engines[0].1.plan(&one, &inputs).expect("a plan");
+                assert_eq!(plan.stages.len(), 3, "{sizes:?} {of:?} is not cut");
+                checks.run(&format!("{sizes:?} {of:?} {divide:?}"), &one, &inputs);
+            }
+        }
+    }
+    checks.finish();
+}
+
+#[test]
 fn deep_states_agree() {
     let mut checks = Checks::new();
     for (length, depth, width) in [(33, 256, 5), (17, 300, 12), (20, 500, 4), (5, 520, 9), (3, 1057, 6)] {
@@ -325,6 +349,8 @@ fn transforms_agree() {
         Feature::Hedgehog,
         Feature::Taylor,
         Feature::TaylorCompact,
+        Feature::ExpPm,
+        Feature::Pad,
         Feature::Dpfp(1),
         Feature::Dpfp(3),
     ];
@@ -337,7 +363,7 @@ fn transforms_agree() {
         }
         let outputs = vec![("out", vec![2, 3, 5, depth])];
         for gate in [Gate::Silu, Gate::Sigmoid] {
-            let one = One { op: Op::Norm(Norm { eps: 1e-6, gate }), outputs: outputs.clone() };
+            let one = One { op: Op::Norm(Norm { eps: 1e-6, gate, scale: 1.0 }), outputs: outputs.clone() };
             let inputs = Inputs::new().with("x", &x);
             checks.run(&format!("norm {depth}"), &one, &inputs);
             let gated = inputs.with("gate", noise(&[2, 3, 5, depth], 2, |x| 9.0 * x));

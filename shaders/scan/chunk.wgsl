@@ -67,6 +67,9 @@ fn stage_decay(lane: u32, g: vec4<f32>) {
     }
     if (lane == CHUNK) {
         whole = less_one(decay_between(0u, CHUNK));
+        if (SUMS) {
+            totals[0] += whole * totals[0];
+        }
     }
 }
 
@@ -115,9 +118,11 @@ fn kernel(group: u32, lane: u32) {
     let share = lane / (COLUMNS * 8u);
     let one = vec4<f32>(1.0);
 
-    var token = load_token(t, lane, 0u);
-    var next = load_slab(t, lane, 0u, 0u);
-    for (var n = 0u; n < args.chunks; n++) {
+    let start = t.segment * (args.segment_tokens / CHUNK);
+    let stop = select(args.chunks, min(args.chunks, start + args.segment_tokens / CHUNK), args.segments > 1u);
+    var token = load_token(t, lane, start);
+    var next = load_slab(t, lane, start, 0u);
+    for (var n = start; n < stop; n++) {
         let writes = writes_at(n);
         let reads = reads_at(n);
         let first = first_of(n);

@@ -19,6 +19,7 @@ var<workgroup> gate: array<vec4<f32>, 4>;             // scalar log decay of the
 var<workgroup> enter: array<f32, CHUNK>;              // scalar decay from the state before the chunk to a row's read
 var<workgroup> leave: array<f32, CHUNK>;              // scalar decay from after a token to the chunk's end
 var<workgroup> whole: f32;                            // scalar decay over the chunk, less one
+var<workgroup> totals: array<f32, TOTALS>;            // product of the segment's decays, by channel or the one
 
 // A key on its way through the rows of a chunk with channel decay, and the decay of the state on that way; two vec4 of depth each.
 struct Way {
@@ -67,7 +68,7 @@ fn writes_at(n: u32) -> bool {
 }
 
 fn reads_at(n: u32) -> bool {
-    return !BIDIRECTIONAL || !writes_at(n);
+    return !SUMS && (!BIDIRECTIONAL || !writes_at(n));
 }
 
 // First token of chunk n, of the keys or of the queries.
@@ -91,15 +92,20 @@ fn load_state(t: Tile, lane: u32) {
         let d = n / COLUMNS;
         var x = vec4<f32>();
         if (d < args.depth) {
-            x = state_in_load4(old_row(t, d), t.column + (n % COLUMNS) * 4u, args.width);
+            x = state_before(t, d, t.column + (n % COLUMNS) * 4u);
         }
         state[n] = x;
+    }
+    if (SUMS && (CHANNEL || SCALAR)) {
+        for (var d = lane; d < TOTALS; d += WORKGROUP) {
+            totals[d] = 1.0;
+        }
     }
     if (HAS_Z) {
         for (var d = lane; d < DEPTH; d += WORKGROUP) {
             var x = 0.0;
             if (d < args.depth) {
-                x = z_in(At(t.batch, t.head, 0u, 0, i32(d)));
+                x = z_before(t, d);
             }
             norm[d] = x;
         }
@@ -107,6 +113,14 @@ fn load_state(t: Tile, lane: u32) {
 }
 
 fn store_state(t: Tile, lane: u32) {
+    if (!ends(t)) {
+        return;
+    }
+    if (SUMS && t.column == 0u && (CHANNEL || SCALAR)) {
+        for (var d = lane; d < min(TOTALS, args.depth); d += WORKGROUP) {
+            total_store(total_row(t) + d, totals[d]);
+        }
+    }
     for (var n = lane; n < args.depth * COLUMNS; n += WORKGROUP) {
         state_store4(new_row(t, n / COLUMNS), t.column + (n % COLUMNS) * 4u, args.width, state[n]);
     }
@@ -133,8 +147,12 @@ fn add_chunk(lane: u32, depth: u32) {
             z += whole * z;
         }
         if (CHANNEL) {
-            x *= factors[d / 4u][d % 4u];
-            z *= factors[d / 4u][d % 4u];
+            let factor = factors[d / 4u][d % 4u];
+            x *= factor;
+            z *= factor;
+            if (SUMS && column == 0u) {
+                totals[depth + d] *= factor;
+            }
         }
         for (var j = 0u; j < CHUNK; j += 8u) {
             let k = j * KEY_STRIDE + d;

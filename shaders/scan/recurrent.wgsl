@@ -39,6 +39,21 @@ fn vector4(t: Tile, which: u32, n: u32, d: u32) -> vec4<f32> {
         let g = g_load4(g_row(t, n), d, args.depth);
         return vec4<f32>(less_one(g.x), less_one(g.y), less_one(g.z), less_one(g.w));
     }
+    if (DELTA) {
+        if (which != LEFT) {
+            return -written_key(t, n, d);
+        }
+        var factor = vec4<f32>(exp(token_decay(t, n)));
+        if (CHANNEL) {
+            factor = exp(g_load4(g_row(t, n), d, args.depth));
+        }
+        return factor * k_load4(k_row(t, n), d, args.depth);
+    }
+    if (PACKED) {
+        let side = select(1u, 0u, which == LEFT);
+        let row = args.ab_offset + side * args.ab_s0 + t.batch * args.ab_s1 + (t.head / args.ab_share) * args.ab_s2 + n * args.ab_s3;
+        return ab_load4(row, d, args.depth);
+    }
     if (which == LEFT) {
         return a_load4(args.a_offset + t.batch * args.a_s0 + (t.head / args.a_share) * args.a_s1 + n * args.a_s2, d, args.depth);
     }
@@ -100,12 +115,12 @@ fn kernel(group: u32, lane: u32) {
     var s: array<vec4<f32>, ROWS>;
     var z: array<f32, ROWS>;
     var bonus: array<f32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
         let d = r * GROUPS + rows;
         if (d < args.depth) {
-            s[r] = state_in_load4(old_row(t, d), t.column + column * 4u, args.width);
+            s[r] = state_before(t, d, t.column + column * 4u);
             if (HAS_Z) {
-                z[r] = z_in(At(t.batch, t.head, 0u, 0, i32(d)));
+                z[r] = z_before(t, d);
             }
             if (READ_BEFORE) {
                 bonus[r] = u(At(t.batch, t.head, 0u, 0, i32(d)));
@@ -125,7 +140,7 @@ fn kernel(group: u32, lane: u32) {
             var read = vec4<f32>();
             var left = vec4<f32>();
             var row = vec2<f32>();
-            for (var r = 0u; r < ROWS; r++) {
+            for (var r = 0u; r < ROWS; r++) { // unroll
                 let d = at + r * GROUPS;
                 let q = vectors[d];
                 read += q * s[r];
@@ -161,7 +176,7 @@ fn kernel(group: u32, lane: u32) {
                 }
             }
             let value = values[m * COLUMNS + column];
-            for (var r = 0u; r < ROWS; r++) {
+            for (var r = 0u; r < ROWS; r++) { // unroll
                 let d = at + r * GROUPS;
                 s[r] += decay_of(m, r * GROUPS + rows) * s[r] + vectors[d + DEPTH] * value;
                 if (ERASE) {
@@ -171,7 +186,7 @@ fn kernel(group: u32, lane: u32) {
         }
     }
 
-    for (var r = 0u; r < ROWS; r++) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
         let d = r * GROUPS + rows;
         if (d < args.depth) {
             state_store4(new_row(t, d), t.column + column * 4u, args.width, s[r]);
@@ -179,7 +194,7 @@ fn kernel(group: u32, lane: u32) {
     }
     if (HAS_Z && t.column == 0u) {
         workgroupBarrier();
-        for (var r = 0u; r < ROWS; r++) {
+        for (var r = 0u; r < ROWS; r++) { // unroll
             vectors[r * GROUPS + rows] = z[r];
         }
         workgroupBarrier();

@@ -10,6 +10,8 @@ const SOFTMAX: u32 = 7u;
 const HEDGEHOG: u32 = 8u;
 const TAYLOR: u32 = 9u;
 const TAYLOR_COMPACT: u32 = 10u;
+const EXP_PM: u32 = 12u;
+const PAD: u32 = 13u;
 
 var<workgroup> parts: array<f32, WORKGROUP>;
 
@@ -83,6 +85,12 @@ fn value(base: u32, n: u32, high: f32, sum: f32) -> f32 {
     }
     if (FEATURE == HEDGEHOG) {
         return exp(select(2.0, -2.0, n >= d) * channel(base, n % d) - high) / sum;
+    }
+    if (FEATURE == EXP_PM) {
+        return exp(select(1.0, -1.0, n >= d) * channel(base, n % d));
+    }
+    if (FEATURE == PAD) {
+        return select(0.0, channel(base, n % d), n < d);
     }
     if (FEATURE == TAYLOR || FEATURE == TAYLOR_COMPACT) {
         if (n == 0u) {

@@ -36,7 +36,7 @@ fn kernel(group: u32, lane: u32) {
     }
     let mean = sum / f32(args.width) + args.eps;
     // A row of zeros without eps.
-    let factor = select(1.0 / sqrt(mean), 0.0, mean == 0.0);
+    let factor = select(args.scale / sqrt(mean), 0.0, mean == 0.0);
     if (valid) {
         for (var d = part * 4u; d < args.width; d += LANES * 4u) {
             var x = x_load4(base, d, args.width) * factor;

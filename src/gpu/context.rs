@@ -136,6 +136,7 @@ fn caps(device: &wgpu::Device, adapter: Option<&wgpu::Adapter>, info: &wgpu::Ada
     };
     Caps {
         target: if browser { Target::Browser } else { Target::Native },
+        software: info.device_type == wgpu::DeviceType::Cpu,
         tier,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,

@@ -214,13 +214,7 @@ impl GpuEngine {
     /// [`ErrorKind::Limit`], [`ErrorKind::OutOfMemory`], [`ErrorKind::Shader`], [`ErrorKind::DeviceLost`].
     pub async fn prepare(&self, plan: &Plan) -> Result<GpuPlan> {
         self.gpu.check_lost()?;
-        let memory = plan.memory();
-        let scratch = memory
-            .blocks
-            .iter()
-            .map(|&bytes| self.pool.take(&self.gpu.queue, bytes, "scratch"))
-            .collect::<Result<_>>()?;
-        let mut constants = HashMap::new();
+        let GpuPlan { scratch, mut constants, memory, .. } = self.scratch(plan)?;
         for (n, slot) in plan.slots.iter().enumerate() {
             if let SlotRole::Constant(data) = &slot.role {
                 constants.insert(n, self.upload_bytes(data.data().bytes(), &slot.name, true)?);
@@ -235,6 +229,14 @@ impl GpuEngine {
             self.pipelines.prepare(&self.gpu, &launch.key).await?;
         }
         Ok(GpuPlan { scratch, constants, memory, groups: Mutex::default() })
+    }
+
+    /// A plan with its scratch memory only.
+    pub(super) fn scratch(&self, plan: &Plan) -> Result<GpuPlan> {
+        let memory = plan.memory();
+        let take = |&bytes: &u64| self.pool.take(&self.gpu.queue, bytes, "scratch");
+        let scratch = memory.blocks.iter().map(take).collect::<Result<_>>()?;
+        Ok(GpuPlan { scratch, constants: HashMap::new(), memory, groups: Mutex::default() })
     }
 
     /// Runs a prepared plan; outputs in the order of the plan, on the device.

@@ -10,6 +10,7 @@ mod profile;
 mod readback;
 mod resolve;
 mod self_test;
+mod self_test_scan;
 
 pub use adapters::{AdapterReport, adapters};
 pub use context::{Gpu, GpuOptions};

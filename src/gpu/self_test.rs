@@ -21,7 +21,7 @@ pub type Shape = Vec<(&'static str, u32)>;
 /// Whether each shape tried so far is right on this device.
 pub type Verdicts = BTreeMap<Shape, bool>;
 
-fn shape(key: &KernelKey) -> Shape {
+pub(super) fn shape(key: &KernelKey) -> Shape {
     let numbers = |(name, value): &(&'static str, Const)| match value {
         Const::U32(n) => Some((*name, *n)),
         Const::Bool(_) => None,
@@ -53,7 +53,11 @@ impl GpuEngine {
         }
         self.judge(&shape, true);
         // A shader that does not compile is a failure like a wrong result: the portable kernel serves.
-        let right = self.run_matrix(&shape).await.unwrap_or(false);
+        let right = match key.entry.split_once('/') {
+            Some(("scan", _)) => self.run_scan(&shape).await,
+            _ => self.run_matrix(&shape).await,
+        };
+        let right = right.unwrap_or(false);
         self.judge(&shape, right);
         Ok(())
     }

@@ -134,6 +134,12 @@ pub fn logistic() -> Hook {
     hook!(Score, "number", "logistic", twin)
 }
 
+/// `ln σ(s) = −ln(1 + e^−s)`.
+pub fn log_sigmoid() -> Hook {
+    let twin = Twin::Score(|s, _, _| s.iter_mut().for_each(|s| *s = s.min(0.0) - (-s.abs()).exp().ln_1p()));
+    hook!(Score, "number", "log_sigmoid", twin)
+}
+
 /// `max(1 − |s|, 0)`.
 pub fn hat() -> Hook {
     hook!(Score, "number", "hat", Twin::Score(|s, _, _| s.iter_mut().for_each(|s| *s = (1.0 - s.abs()).max(0.0))))

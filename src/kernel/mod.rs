@@ -35,10 +35,16 @@ pub enum Op {
     BlockMap(select::BlockMap),
     /// The linear recurrence.
     Scan(scan::Scan),
+    /// The states at the starts of a scan's segments.
+    Carry(scan::Carry),
+    /// The elementwise recurrence.
+    Selective(scan::Selective),
     /// Row-wise feature map.
     Map(transform::Map),
     /// Rotary position embedding.
     Rotary(transform::Rotary),
+    /// Causal depthwise convolution.
+    Conv(transform::Conv),
     /// Per-row RMS norm and gate.
     Norm(transform::Norm),
     /// A shortened sequence.
@@ -63,8 +69,11 @@ impl Op {
             Op::Segments(op) => op,
             Op::BlockMap(op) => op,
             Op::Scan(op) => op,
+            Op::Carry(op) => op,
+            Op::Selective(op) => op,
             Op::Map(op) => op,
             Op::Rotary(op) => op,
+            Op::Conv(op) => op,
             Op::Norm(op) => op,
             Op::Pool(op) => op,
             Op::Merge(op) => op,

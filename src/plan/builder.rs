@@ -92,10 +92,14 @@ impl<'a> PlanBuilder<'a> {
     /// # Errors
     /// [`ErrorKind::UnknownName`] when the card has no such output, [`ErrorKind::Shape`] when its size is not known.
     pub fn output(&mut self, name: &str) -> Result<Ref> {
+        self.output_slot(name, |problem, words| problem.shape(words))
+    }
+
+    fn output_slot(&mut self, name: &str, shape: impl Fn(&Problem, &str) -> Result<Vec<usize>>) -> Result<Ref> {
         let spec = self.problem.card().outputs.iter().find(|o| o.name == name).ok_or_else(|| {
             Error::new(ErrorKind::UnknownName, format!("{}: the card has no output `{name}`", self.problem.subject()))
         })?;
-        let shape = self.problem.shape(spec.shape)?;
+        let shape = shape(self.problem, spec.shape)?;
         let dtype = spec.dtype;
         if let Some(at) = self.plan.slots.iter().position(|s| s.name == name && s.role == SlotRole::Output) {
             return Ok(self.reference(SlotId(at)));
@@ -108,10 +112,9 @@ impl<'a> PlanBuilder<'a> {
     /// # Errors
     /// [`ErrorKind::UnknownName`] when the card has no such output.
     pub fn output_as(&mut self, name: &str, shape: &[usize]) -> Result<Ref> {
-        let spec = self.problem.card().outputs.iter().find(|o| o.name == name).ok_or_else(|| {
-            Error::new(ErrorKind::UnknownName, format!("{}: the card has no output `{name}`", self.problem.subject()))
-        })?;
-        Ok(self.slot(name, SlotRole::Output, spec.dtype, shape))
+        let made = self.output_slot(name, |_, _| Ok(shape.to_vec()))?;
+        self.plan.slots[made.slot.0].layout = Layout::contiguous(shape);
+        Ok(self.reference(made.slot))
     }
 
     /// Scratch memory, reused by lifetime.
@@ -162,6 +165,11 @@ impl<'a> PlanBuilder<'a> {
     /// The stages so far, for a wrapper to change.
     pub(crate) fn stages_mut(&mut self) -> &mut Vec<Stage> {
         &mut self.plan.stages
+    }
+
+    /// What the slot of a reference holds.
+    pub(super) fn plan_role(&self, of: &Ref) -> &SlotRole {
+        &self.plan.slot(of.slot).role
     }
 
     fn slot(&mut self, name: &str, role: SlotRole, dtype: DType, shape: &[usize]) -> Ref {

@@ -1,11 +1,11 @@
 //! Typed verbs: one a kernel, so that a plan names what it binds.
 
-use super::{PlanBuilder, Ref};
+use super::{PlanBuilder, Ref, SlotRole};
 use crate::error::Result;
 use crate::hook::Hook;
 use crate::kernel::key::ScalarType;
 use crate::kernel::{Op, attend, combine, diagnose, polynomial, pool, scan, select, transform};
-use crate::tensor::DType;
+use crate::tensor::{DType, HostTensor};
 
 /// What `attend` is bound to. `out`, `lse` and `mass` have a leading axis of splits, or none when there is one split.
 #[derive(Clone, Debug)]
@@ -111,7 +111,44 @@ impl ScanIo {
             z_in: None,
         }
     }
+
+    fn bindings(self) -> (Bindings, Vec<(&'static str, Ref, ScalarType)>) {
+        let io = self;
+        let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("out", io.out), ("state", io.state)];
+        optional(&mut list, "z", io.z);
+        optional(&mut list, "state_in", io.state_in);
+        optional(&mut list, "g", io.g);
+        optional(&mut list, "a", io.a);
+        optional(&mut list, "b", io.b);
+        let mut tables = Vec::new();
+        tables.extend(io.decay.map(|r| ("g_scalar", r, ScalarType::F32)));
+        tables.extend(io.keep.map(|r| ("keep", r.insert(1).insert(3), ScalarType::Bool)));
+        tables.extend(io.w.map(|r| ("w", r, ScalarType::F32)));
+        tables.extend(io.u.map(|r| ("u", r, ScalarType::F32)));
+        tables.extend(io.z_in.map(|r| ("z_in", r.insert(2), ScalarType::F32)));
+        (list, tables)
+    }
+
+    /// Storage bindings of the scan in one stage.
+    fn count(&self) -> usize {
+        let (list, tables) = self.clone().bindings();
+        list.len() + usize::from(!tables.is_empty())
+    }
+
+    /// Tokens of a segment, where the scan is better cut and its bindings leave room for the states between.
+    fn segment(&self, op: &scan::Scan) -> Option<usize> {
+        let ([batch, heads, queries, width], [_, _, tokens, depth]) =
+            (self.out.shape[..].try_into().ok()?, self.k.shape[..].try_into().ok()?);
+        let (list, tables) = ScanIo { state_in: None, z_in: None, ..self.clone() }.bindings();
+        let z = op.divide != scan::Divide::None || self.z.is_some();
+        let bindings = list.len() + 1 + usize::from(z || !tables.is_empty());
+        let fits = self.a.is_none() && queries == tokens && bindings <= PORTABLE_BINDINGS;
+        op.segment([batch, heads, tokens, depth, width]).filter(|_| fits)
+    }
 }
+
+/// Storage bindings of every device.
+const PORTABLE_BINDINGS: usize = 8;
 
 type Bindings = Vec<(&'static str, Ref)>;
 
@@ -176,24 +213,120 @@ impl PlanBuilder<'_> {
         Ok((start, end))
     }
 
-    /// The linear recurrence.
+    /// The linear recurrence; in segments where few heads do not fill a device.
     ///
     /// # Errors
     /// As [`PlanBuilder::stage`].
     pub fn scan(&mut self, label: &str, op: scan::Scan, io: ScanIo) -> Result<()> {
-        let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("out", io.out), ("state", io.state)];
-        optional(&mut list, "z", io.z);
-        optional(&mut list, "state_in", io.state_in);
-        optional(&mut list, "g", io.g);
-        optional(&mut list, "a", io.a);
-        optional(&mut list, "b", io.b);
-        let mut tables = Vec::new();
-        tables.extend(io.decay.map(|r| ("g_scalar", r, ScalarType::F32)));
-        tables.extend(io.keep.map(|r| ("keep", r.insert(1).insert(3), ScalarType::Bool)));
-        tables.extend(io.w.map(|r| ("w", r, ScalarType::F32)));
-        tables.extend(io.u.map(|r| ("u", r, ScalarType::F32)));
-        tables.extend(io.z_in.map(|r| ("z_in", r.insert(2), ScalarType::F32)));
+        let half = |r: &Ref| r.dtype == DType::F16 || self.plan_role(r) == &SlotRole::Transient;
+        let op = scan::Scan { half: io.v.dtype == DType::F16 && half(&io.q) && half(&io.k), ..op };
+        match io.segment(&op) {
+            Some(segment) => self.scan_segments(label, op, io, segment),
+            None => self.scan_whole(label, op, io),
+        }
+    }
+
+    /// One stage, and what has to come out of it to fit the bindings of every device: z, the state before, both erase vectors.
+    fn scan_whole(&mut self, label: &str, op: scan::Scan, mut io: ScanIo) -> Result<()> {
+        if io.count() > PORTABLE_BINDINGS
+            && let Some(z) = io.z.take()
+        {
+            // z is the state of values of 1.
+            let tokens = io.k.shape[2];
+            let ones = self.constant("ones", HostTensor::from_fn(&[1, 1, tokens, 1], |_| 1.0));
+            let mut list: Bindings = vec![("k", io.k.clone()), ("state", z.insert(3))];
+            list.push(("v", ones.broadcast(&[io.k.shape[0], 1, tokens, 1])));
+            optional(&mut list, "g", io.g.clone());
+            let mut tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
+            tables.extend(io.z_in.clone().map(|r| ("s_in", r.insert(3), ScalarType::F32)));
+            let sum = scan::Scan {
+                pass: scan::Pass::Sums(tokens),
+                read_before: false,
+                delta: false,
+                divide: scan::Divide::None,
+                ..op
+            };
+            self.stage(&format!("{label} z"), Op::Scan(sum), list, tables, Vec::new())?;
+            if op.divide == scan::Divide::None {
+                io.z_in = None;
+            }
+        }
+        let (state, count) = (io.state_in.clone(), io.count());
+        let (mut list, mut tables) = io.bindings();
+        if count > PORTABLE_BINDINGS && list.iter().any(|(role, _)| *role == "a") {
+            let pick = |role: &str| list.iter().find(|(name, _)| *name == role).map(|(_, r)| r.clone());
+            if let (Some(a), Some(b)) = (pick("a"), pick("b")) {
+                let ab = self.scratch(&format!("{label}_ab"), DType::F32, &[&[2], &a.shape[..]].concat());
+                for (n, x) in [a, b].iter().enumerate() {
+                    let map = transform::Map { feature: transform::Feature::Identity };
+                    self.map(&format!("{label} pack"), map, x, &ab.select(0, n))?;
+                }
+                list.retain(|(role, _)| !matches!(*role, "a" | "b"));
+                list.push(("ab", ab));
+            }
+        }
+        if list.len() + usize::from(!tables.is_empty()) > PORTABLE_BINDINGS
+            && let Some(state) = state
+        {
+            list.retain(|(role, _)| *role != "state_in");
+            tables.push(("s_in", state, ScalarType::F32));
+        }
         self.stage(label, Op::Scan(op), list, tables, Vec::new())
+    }
+
+    /// What each segment adds, the states at their starts, then all segments at once.
+    fn scan_segments(&mut self, label: &str, op: scan::Scan, mut io: ScanIo, each: usize) -> Result<()> {
+        let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| io.out.shape[axis]);
+        let (depth, count) = (io.k.shape[3], tokens.div_ceil(each));
+        let mut scratch = |name: &str, inner: &[usize]| {
+            let shape = [&[batch, heads * count], inner].concat();
+            self.scratch(&format!("{label}_{name}"), DType::F32, &shape)
+        };
+        let sums = scratch("sums", &[depth, width]);
+        let z = (io.z.is_some() || op.divide != scan::Divide::None).then(|| scratch("z_sums", &[depth]));
+        let total = match op.decay {
+            scan::Decay::None => None,
+            scan::Decay::Scalar => Some(scratch("total", &[1])),
+            scan::Decay::Channel => Some(scratch("total", &[depth])),
+        };
+
+        let mut list: Bindings = vec![("k", io.k.clone()), ("v", io.v.clone()), ("state", sums.clone())];
+        optional(&mut list, "g", io.g.clone());
+        optional(&mut list, "z", z.clone());
+        optional(&mut list, "total", total.clone());
+        let tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
+        let sum = scan::Scan { pass: scan::Pass::Sums(each), read_before: false, divide: scan::Divide::None, ..op };
+        self.stage(&format!("{label} sums"), Op::Scan(sum), list, tables, Vec::new())?;
+
+        let mut list: Bindings = vec![("state", sums.clone())];
+        optional(&mut list, "z", z.clone());
+        optional(&mut list, "total", total);
+        optional(&mut list, "state_in", io.state_in.take());
+        let tables = io.z_in.take().map(|r| ("z_in", r.insert(2), ScalarType::F32)).filter(|_| z.is_some());
+        let carry = Op::Carry(scan::Carry { segments: count });
+        self.stage(&format!("{label} carry"), carry, list, tables.into_iter().collect(), Vec::new())?;
+
+        (io.state_in, io.z_in) = (Some(sums), z);
+        let (list, tables) = io.bindings();
+        self.stage(label, Op::Scan(scan::Scan { pass: scan::Pass::Reads(each), ..op }), list, tables, Vec::new())
+    }
+
+    /// The elementwise recurrence of u, dt, a, b and c, from a state before, with a skip (P), into out and state.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn selective(
+        &mut self,
+        label: &str,
+        [u, dt, a, b, c]: [&Ref; 5],
+        [state_in, skip]: [Option<Ref>; 2],
+        [out, state]: [&Ref; 2],
+    ) -> Result<()> {
+        let roles = [("u", u), ("dt", dt), ("a", a), ("b", b), ("c", c), ("out", out), ("state", state)];
+        let mut list: Bindings = roles.map(|(role, r)| (role, r.clone())).into();
+        optional(&mut list, "state_in", state_in);
+        let tables = skip.map(|r| ("skip", r.lead(4), ScalarType::F32));
+        self.stage(label, Op::Selective(scan::Selective), list, tables.into_iter().collect(), Vec::new())
     }
 
     /// Row-wise feature map.
@@ -202,6 +335,24 @@ impl PlanBuilder<'_> {
     /// As [`PlanBuilder::stage`].
     pub fn map(&mut self, label: &str, op: transform::Map, x: &Ref, out: &Ref) -> Result<()> {
         self.stage(label, Op::Map(op), vec![("x", x.clone()), ("out", out.clone())], Vec::new(), Vec::new())
+    }
+
+    /// Causal depthwise convolution; bias is (H, D), state and state_in (B, H, K-1, D).
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn conv(
+        &mut self,
+        label: &str,
+        [x, weight, out, state]: [&Ref; 4],
+        [bias, state_in]: [Option<Ref>; 2],
+        silu: bool,
+    ) -> Result<()> {
+        let roles = [("x", x), ("weight", weight), ("out", out), ("state", state)];
+        let mut list: Bindings = roles.map(|(role, r)| (role, r.clone())).into();
+        optional(&mut list, "state_in", state_in);
+        let tables = bias.map(|r| ("bias", r.insert(1).insert(0), ScalarType::F32));
+        self.stage(label, Op::Conv(transform::Conv { silu }), list, tables.into_iter().collect(), Vec::new())
     }
 
     /// Rotary embedding with tables `cos` and `sin`, `theta`, or `channel` and `position`; see [`transform::Rotary`].

@@ -82,7 +82,8 @@ fn word(key: &KernelKey, name: &str) -> &'static str {
     }
 }
 
-/// `NAME_load(i)`, `NAME_load4(base, d, width)`, `NAME_store(i, x)`, `NAME_store4(base, d, width, x)`.
+/// `NAME_load(i)`, `NAME_load4(base, d, width)`, `NAME_quad(base, d)` (four neighbours as halves, where f16 is native), `NAME_store(i, x)`,
+/// `NAME_store4(base, d, width, x)`.
 ///
 /// `base` is the position of a row, `d` an offset in it that is a multiple of four, `width` the row's length: what lies past it
 /// reads as 0 and is not written.
@@ -131,6 +132,13 @@ fn accessors(out: &mut String, buffer: &Buffer, native: bool) {
     if native && half {
         let body = format!("if (d < width) {{ return {data}[(base + d) >> 2u]; }} return vec4<f16>();");
         let _ = writeln!(out, "fn {name}_half4(base: u32, d: u32, width: u32) -> vec4<f16> {{ {body} }}");
+    }
+    if native && buffer.present && buffer.element.vector && matches!(buffer.element.dtype, DType::F16 | DType::F32) {
+        // Without a branch, so that several are in flight: the caller keeps d below the width.
+        let _ = writeln!(
+            out,
+            "fn {name}_quad(base: u32, d: u32) -> vec4<f16> {{ return vec4<f16>({data}[(base + d) >> 2u]); }}"
+        );
     }
     // A read role shares its buffer with a written one when it is declared read_write: it still is not written.
     if buffer.access == Access::Write && matches!(buffer.element.dtype, DType::F32 | DType::I32) {

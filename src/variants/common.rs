@@ -5,10 +5,15 @@ use crate::hook::Hook;
 use crate::hooks;
 use crate::kernel::attend::{Attend, Normaliser};
 use crate::kernel::diagnose::Fold;
-use crate::plan::{AttendIo, Check, PlanBuilder, Ref};
+use crate::kernel::scan::Decay;
+use crate::kernel::transform::{Map, Norm, Rotary};
+use crate::oracle::{Array, Inputs, slopes};
+use crate::plan::{AttendIo, Check, PlanBuilder, Ref, ScanIo};
 use crate::problem::Problem;
 use crate::tensor::{DType, HostTensor};
 use crate::variant::{InputSpec, OutputSpec};
+use crate::variants::steps::{product, scratch};
+use crate::variants::{DecayRule, FeatureMap};
 use std::ops::Range;
 
 /// Queries.
@@ -31,6 +36,8 @@ pub(crate) const BIAS: InputSpec = InputSpec::float("bias", "broadcastable to B 
 pub(crate) const LENGTHS: InputSpec = InputSpec::index("lengths", "B").optional();
 /// State before the first token.
 pub(crate) const STATE: InputSpec = InputSpec::float("state", "B H D Dv").optional();
+/// Normaliser before the first token.
+pub(crate) const Z: InputSpec = InputSpec::float("z", "B H D").optional();
 /// Index queries, several heads.
 pub(crate) const Q_IDX: InputSpec = InputSpec::real("q_idx", "B Lq Hi Di");
 /// Index keys, one head.
@@ -191,4 +198,164 @@ pub(crate) fn head_slopes(heads: usize) -> Vec<f32> {
     let base = 1 << heads.max(1).ilog2();
     let slope = |n: usize, h: usize| (2.0_f64).powf(-8.0 * (h + 1) as f64 / n as f64) as f32;
     (0..heads).map(|h| if h < base { slope(base, h) } else { slope(2 * base, 2 * (h - base)) }).collect()
+}
+
+/// The input under a feature map.
+pub(crate) fn mapped(plan: &mut PlanBuilder, name: &str, map: FeatureMap) -> Result<Ref> {
+    let x = plan.input(name)?;
+    if map == FeatureMap::Identity {
+        return Ok(x);
+    }
+    let feature = map.feature();
+    let shape = [x.shape[0], x.shape[1], x.shape[2], feature.width(x.shape[3])];
+    let out = plan.scratch(&format!("phi_{name}"), DType::F32, &shape);
+    plan.map(&format!("phi_{name}"), Map { feature }, &x, &out)?;
+    Ok(out)
+}
+
+/// The input with rows x / √(Σ x² + 1e-6), or as it is.
+pub(crate) fn unit_rows(plan: &mut PlanBuilder, name: &str, on: bool) -> Result<Ref> {
+    let x = plan.input(name)?;
+    if !on {
+        return Ok(x);
+    }
+    let out = plan.scratch(&format!("unit_{name}"), DType::F32, &x.shape);
+    plan.norm(&format!("unit_{name}"), Norm::unit(x.shape[3], 1e-6), &x, None, &out)?;
+    Ok(out)
+}
+
+/// Binds a log decay (B, H, L), (B, H, L, 1) or (B, H, L, D) to a scan.
+pub(crate) fn decay_of(io: &mut ScanIo, given: Ref) -> Decay {
+    let given = if given.shape.len() == 3 { given.insert(3) } else { given };
+    if given.shape[3] == 1 {
+        io.decay = Some(given);
+        return Decay::Scalar;
+    }
+    io.g = Some(given);
+    Decay::Channel
+}
+
+/// A log decay (B, H, L) or (B, H, L, D) at a token and channel, for oracles.
+pub(crate) fn gate_at(given: &Array, [b, h, t]: [usize; 3], d: usize) -> f64 {
+    if given.shape.len() == 3 { given.get(&[b, h, t]) } else { given.get(&[b, h, t, d]) }
+}
+
+/// The input times the learned map of another input (D, Do), as it is where that is absent.
+pub(crate) fn projected(plan: &mut PlanBuilder, name: &str, weight: &str) -> Result<Ref> {
+    let x = plan.input(name)?;
+    let Some(weight) = plan.optional(weight) else { return Ok(x) };
+    let [batch, heads, rows, _] = x.shape[..] else { unreachable!("x has four axes") };
+    let out = scratch(plan, &format!("projected_{name}"), &[batch, heads, rows, weight.shape[1]]);
+    let every = [batch, heads, weight.shape[0], weight.shape[1]];
+    product(plan, &format!("project_{name}"), &x, &weight.insert(0).insert(0).broadcast(&every), 1.0, &out, None)?;
+    Ok(out)
+}
+
+/// Softmax attention over the last keys and some that every query sees.
+pub(crate) struct Window {
+    /// Keys, the query's own included.
+    pub size: usize,
+    /// Factor of q·k.
+    pub scale: f32,
+    /// (B, H, L, D), (B, Hk, L, D), (B, Hk, L, Dv)
+    pub qkv: [Ref; 3],
+    /// Keys and values that every query sees.
+    pub extra: Option<[Ref; 2]>,
+}
+
+impl Window {
+    pub(crate) fn stages(self, problem: &Problem, plan: &mut PlanBuilder, out: &Ref, lse: &Ref) -> Result<()> {
+        if self.size == 0 {
+            return Err(problem.refuse(ErrorKind::Parameter, "window", "1 or more keys", 0));
+        }
+        let [q, k, v] = &self.qkv;
+        let op = Attend { window_left: Some(self.size - 1), ..Attend::new(self.scale).causal(true) };
+        let Some([k_extra, v_extra]) = &self.extra else {
+            return plan.attend("window", op, AttendIo::new(q, k, v, out).lse(lse), Vec::new());
+        };
+        let outs = scratch(plan, "outs", &[&[2], &out.shape[..]].concat());
+        let lses = scratch(plan, "lses", &[&[2], &lse.shape[..]].concat());
+        let part = |n: usize, k: &Ref, v: &Ref| AttendIo::new(q, k, v, &outs.select(0, n)).lse(&lses.select(0, n));
+        plan.attend("window", op, part(0, k, v), Vec::new())?;
+        plan.attend("extra keys", Attend::new(self.scale), part(1, k_extra, v_extra), Vec::new())?;
+        plan.merge(&outs, &lses, None, out, Some(lse))
+    }
+}
+
+impl DecayRule {
+    /// The input `log_decay` (H), or the constant that the rule makes; none without decay.
+    pub(crate) fn decay(
+        self,
+        problem: &Problem,
+        plan: &mut PlanBuilder,
+        layer: usize,
+        layers: usize,
+    ) -> Result<Option<Ref>> {
+        if layer >= layers {
+            return Err(problem.refuse(ErrorKind::Parameter, "layer", format!("below `layers` = {layers}"), layer));
+        }
+        if let Some(given) = plan.optional("log_decay") {
+            return Ok(Some(given));
+        }
+        let heads = problem.size("H");
+        let (at, of) = (layer as f64, layers as f64);
+        let rate: Box<dyn Fn(usize) -> f64> = match self {
+            DecayRule::None => return Ok(None),
+            DecayRule::Slopes => {
+                let (slopes, factor) = (head_slopes(heads), 1.0 - at / (of - 1.0).max(1.0) + 1e-5);
+                Box::new(move |h| f64::from(slopes[h]) * factor)
+            }
+            DecayRule::Linear => Box::new(move |h| 8.0 * h as f64 / heads as f64 * (1.0 - at / of)),
+        };
+        let decay: Vec<f32> = (0..heads).map(|h| -rate(h) as f32).collect();
+        Ok(Some(plan.constant("decay", HostTensor::new(&[heads], decay)?)))
+    }
+
+    /// The same of every head, for oracles.
+    pub(crate) fn log_decay(self, inputs: &Inputs, heads: usize, layer: usize, layers: usize) -> Vec<f64> {
+        let (layer, layers) = (layer as f64, layers as f64);
+        match (inputs.find("log_decay"), self) {
+            (Some(given), _) => given.data.clone(),
+            (None, DecayRule::None) => vec![0.0; heads],
+            (None, DecayRule::Slopes) => {
+                slopes(heads).iter().map(|s| -s * (1.0 - layer / (layers - 1.0).max(1.0) + 1e-5)).collect()
+            }
+            (None, DecayRule::Linear) => {
+                (0..heads).map(|h| -8.0 * h as f64 / heads as f64 * (1.0 - layer / layers)).collect()
+            }
+        }
+    }
+}
+
+/// x (B, H, L, D) with its pairs of neighbouring channels turned by position · base^(−2c/D), positions from `offset`.
+pub(crate) fn rotated(plan: &mut PlanBuilder, name: &str, x: &Ref, base: f64, offset: usize) -> Result<Ref> {
+    let (length, d) = (x.shape[2], x.shape[3]);
+    if d < 2 {
+        return Ok(x.clone());
+    }
+    // Made in f64: an angle of f32 is wrong by 0.01 at position 10^5.
+    let angle = |n: usize| {
+        let (t, c) = (n / (d / 2), n % (d / 2));
+        (offset + t) as f64 * base.powf(-2.0 * c as f64 / d as f64)
+    };
+    let mut table = |name, of: fn(f64) -> f64| {
+        let data = HostTensor::from_fn(&[length, d / 2], |n| of(angle(n)) as f32);
+        (name, plan.constant(name, data).insert(0).insert(0))
+    };
+    let tables = vec![table("cos", f64::cos), table("sin", f64::sin)];
+    let out = scratch(plan, &format!("{name}_turned"), &x.shape);
+    plan.rotary(&format!("{name}_turned"), Rotary { interleaved: true, offset, scale: 1.0 }, x, &out, tables)?;
+    Ok(out)
+}
+
+/// k and v have the heads of q.
+pub(crate) fn same_heads(problem: &Problem, plan: &PlanBuilder) -> Result<()> {
+    let heads = plan.input("q")?.shape[1];
+    for name in ["k", "v"] {
+        let found = plan.input(name)?.shape[1];
+        if found != heads {
+            return Err(problem.refuse(ErrorKind::Shape, name, format!("{heads} heads like `q`"), found));
+        }
+    }
+    Ok(())
 }

@@ -6,8 +6,8 @@ mod steps;
 mod words;
 
 pub use words::{
-    Align, BiasRule, CandidateMode, DecayRule, FeatureMap, HeadMaskMode, LamaActivation, MaskPattern, Pattern,
-    PointerMode, Position, QkNorm, RopeLayout, RopeScaling,
+    Activation, Align, BiasRule, CandidateMode, DecayRule, FeatureMap, HeadMaskMode, LamaActivation, MaskPattern,
+    Normaliser, Pattern, PointerMode, Position, QkNorm, Read, RopeLayout, RopeScaling,
 };
 
 use crate::variant::Entry;

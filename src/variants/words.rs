@@ -1,5 +1,6 @@
 //! Parameters that are one of a few words.
 
+use crate::kernel::transform::Feature;
 use crate::oracle::features;
 use crate::words;
 
@@ -177,6 +178,36 @@ words! {
 }
 
 words! {
+    /// What follows a convolution.
+    pub enum Activation {
+        /// x σ(x).
+        Silu = "silu",
+    }
+}
+
+words! {
+    /// When a token reads the state.
+    pub enum Read {
+        /// After its own write.
+        After = "after",
+        /// Before it.
+        Before = "before",
+    }
+}
+
+words! {
+    /// What a read of the state is divided by.
+    pub enum Normaliser {
+        /// Nothing.
+        None = "none",
+        /// The sum of the weights.
+        Sum = "sum",
+        /// The size of that sum, at least 1.
+        AbsMax1 = "abs_max1",
+    }
+}
+
+words! {
     /// A feature map φ of linear attention.
     pub enum FeatureMap {
         /// x; may go negative, so without a normaliser.
@@ -193,6 +224,8 @@ words! {
         Sigmoid = "sigmoid",
         /// e^x.
         Exp = "exp",
+        /// [e^x, e^−x], width 2D.
+        ExpPm = "exp_pm",
         /// Softmax over the features.
         Softmax = "softmax",
         /// Softmax of [2x, −2x], width 2D.
@@ -207,14 +240,28 @@ words! {
 }
 
 impl FeatureMap {
+    /// The kernel's map.
+    pub(crate) fn feature(self) -> Feature {
+        match self {
+            FeatureMap::Identity => Feature::Identity,
+            FeatureMap::Elu1 => Feature::Elu1,
+            FeatureMap::Relu => Feature::Relu,
+            FeatureMap::Relu2 => Feature::Relu2,
+            FeatureMap::Silu => Feature::Silu,
+            FeatureMap::Sigmoid => Feature::Sigmoid,
+            FeatureMap::Exp => Feature::Exp,
+            FeatureMap::ExpPm => Feature::ExpPm,
+            FeatureMap::Softmax => Feature::Softmax,
+            FeatureMap::Hedgehog => Feature::Hedgehog,
+            FeatureMap::Taylor => Feature::Taylor,
+            FeatureMap::TaylorCompact => Feature::TaylorCompact,
+            FeatureMap::Dpfp => Feature::Dpfp(1),
+        }
+    }
+
     /// Features of a row of `d` channels.
     pub fn width(self, d: usize) -> usize {
-        match self {
-            FeatureMap::Hedgehog | FeatureMap::Dpfp => 2 * d,
-            FeatureMap::Taylor => 1 + d + d * d,
-            FeatureMap::TaylorCompact => 1 + d + d * (d + 1) / 2,
-            _ => d,
-        }
+        self.feature().width(d)
     }
 
     /// φ(x), for oracles.
@@ -227,6 +274,7 @@ impl FeatureMap {
             FeatureMap::Silu => features::silu(x),
             FeatureMap::Sigmoid => features::sigmoid(x),
             FeatureMap::Exp => features::exp(x),
+            FeatureMap::ExpPm => [features::exp(x), features::exp(&x.iter().map(|x| -x).collect::<Vec<_>>())].concat(),
             FeatureMap::Softmax => features::softmax(x),
             FeatureMap::Hedgehog => features::hedgehog(x),
             FeatureMap::Taylor => features::taylor(x),

@@ -52,11 +52,12 @@ struct Choice {
 }
 
 /// The portable tile: runs everywhere, takes everything.
-fn tile(width: usize, rows: usize) -> Choice {
-    // Sums of 8 rows x 8 values a thread, or as near as registers and the width allow.
-    let workgroup: usize = if width <= 96 { 64 } else { 128 };
+fn tile(width: usize, rows: usize, small: bool) -> Choice {
+    // Sums of 8 rows x 8 values a thread, or as near as registers and the width allow. `small`: half the rows and more threads, where the
+    // larger shader costs more to compile than it gains.
+    let workgroup: usize = if width <= 96 && !small { 64 } else { 128 };
     let vecs = width.div_ceil(4).div_ceil(workgroup / 8);
-    let each = if rows <= 32 || width > 256 { 4 } else { 8 };
+    let each = if small || rows <= 32 || width > 256 { 4 } else { 8 };
     let operands = (8 * each + 64) * 5;
     let keys = [16, 8, 4, 2].into_iter().find(|keys| keys * vecs * workgroup / 8 <= operands).unwrap_or(1);
     Choice {
@@ -170,7 +171,9 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
     }
     let p = packing(op, io);
     let rows = p.pack * p.block_rows;
-    let choice = decode(io, rows).or_else(|| matrix(op, io, caps, rows)).unwrap_or_else(|| tile(width, rows));
+    let choice = decode(io, rows)
+        .or_else(|| matrix(op, io, caps, rows))
+        .unwrap_or_else(|| tile(width, rows, caps.software || !io.hooks.is_empty()));
     let tiles = (p.pack * p.block_rows).div_ceil(choice.rows);
     let groups = op.splits * batch * (heads / p.pack) * p.row_blocks * tiles;
     let index = |value: Option<usize>| value.map_or(-1, |n| n as i64);

@@ -1,6 +1,6 @@
 //! The launches of `scan/chunk` and `scan/recurrent`.
 
-use super::{Decay, Divide, Scan, TABLES};
+use super::{Decay, Divide, Pass, Scan, TABLES, matrix};
 use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, Place};
@@ -10,10 +10,19 @@ use crate::kernel::{Io, LaunchBuilder};
 const CHUNK: usize = 16;
 const CHUNK_WORKGROUP: u32 = 128;
 const RECURRENT_WORKGROUP: usize = 64;
+/// Tokens that the wide form takes, at most (the chunk form takes more, but for erase); the workgroup and the vec4 of value columns of it.
+const FEW: usize = CHUNK - 1;
+const STEP: (usize, usize) = (128, 16);
 /// Workgroup memory of every device.
 const MEMORY: usize = 16 << 10;
 /// vec4 of value columns a workgroup, at most: more of them share the pairs of a chunk, fewer give more workgroups.
 const COLUMNS: usize = 4;
+/// Segments of all heads, at most.
+const WORKGROUPS: usize = 512;
+/// Tokens of a segment, at least.
+const SEGMENT: usize = 1024;
+/// Segments hold a multiple of the tokens of every kernel's chunk.
+const CHUNK_MOST: usize = 64;
 /// Floats that `scan/recurrent` stages at once when that is more than one token.
 const STAGED: usize = 2048;
 
@@ -35,8 +44,15 @@ impl Sizes {
             let found = &io.get(role).layout.shape;
             found[..].try_into().map_err(|_| refuse(ErrorKind::Shape, role, "rank 4", format!("{found:?}")))
         };
-        let [batch, heads, queries, width] = shape("out")?;
         let [_, _, tokens, depth] = shape("k")?;
+        let segments = op.pass.segments(tokens);
+        let [batch, heads, queries, width] = match op.pass {
+            Pass::Sums(_) => {
+                let [batch, parts, _, width] = shape("state")?;
+                [batch, parts / segments, 0, width]
+            }
+            _ => shape("out")?,
+        };
         let s = Sizes { batch, heads, queries, tokens, depth, width };
         let expected = [
             ("q", Some([queries, depth])),
@@ -52,7 +68,11 @@ impl Sizes {
             if io.find(role).is_none() {
                 continue;
             }
-            let found = shape(role)?;
+            let mut found = shape(role)?;
+            let cut = matches!((op.pass, role), (Pass::Sums(_), "state") | (Pass::Reads(_), "state_in"));
+            if cut && found[1].is_multiple_of(segments) {
+                found[1] /= segments;
+            }
             if found[0] != batch
                 || found[1] == 0
                 || heads % found[1] != 0
@@ -62,7 +82,14 @@ impl Sizes {
                 return Err(refuse(ErrorKind::Shape, role, want, format!("{found:?}")));
             }
         }
-        if queries != tokens && !op.bidirectional {
+        let needs_out = !matches!(op.pass, Pass::Sums(_));
+        if needs_out && io.find("q").is_none() {
+            return Err(refuse(ErrorKind::MissingInput, "q", "queries to read with", "none"));
+        }
+        if op.pass != Pass::Whole && (op.bidirectional || erases(op, io)) {
+            return Err(refuse(ErrorKind::Unsupported, "pass", "a causal scan without erase", "another in segments"));
+        }
+        if needs_out && queries != tokens && !op.bidirectional {
             return Err(refuse(ErrorKind::Shape, "q", format!("as many rows as k, {tokens}"), queries));
         }
         if op.bidirectional && op.read_before {
@@ -70,6 +97,16 @@ impl Sizes {
         }
         if io.find("a").is_some() != io.find("b").is_some() {
             return Err(refuse(ErrorKind::Unsupported, "a", "both erase vectors or none", "one of them"));
+        }
+        if let Some(ab) = io.find("ab").map(|meta| &meta.layout.shape)
+            && (ab.len() != 5 || ab[0] != 2 || ab[1] != batch || heads % ab[2] != 0 || ab[3..] != [tokens, depth])
+        {
+            return Err(refuse(
+                ErrorKind::Shape,
+                "ab",
+                format!("(2, {batch}, heads, {tokens}, {depth})"),
+                format!("{ab:?}"),
+            ));
         }
         if (op.decay == Decay::Channel) != io.find("g").is_some()
             || (op.decay == Decay::Scalar) != io.has_table("g_scalar")
@@ -79,6 +116,11 @@ impl Sizes {
         }
         Ok(s)
     }
+}
+
+/// Whether tokens erase.
+pub(super) fn erases(op: &Scan, io: &Io) -> bool {
+    op.delta || io.find("a").is_some() || io.find("ab").is_some()
 }
 
 /// Whether q·z is needed: for the divisor, or because the caller wants z.
@@ -101,19 +143,41 @@ pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps) -> Result<Launch> {
     let vectors = s.width.div_ceil(4).next_power_of_two();
     let z = has_z(op, io);
     // A divisor counts the token itself, which a read before the write does not.
-    let whole = io.find("a").is_none() && !(op.read_before && op.divide != Divide::None);
-    let depth = s.depth.next_multiple_of(32);
-    let columns = [4, 2, 1].into_iter().find(|&c| c <= vectors.min(COLUMNS) && chunk_memory(op, depth, c, z) <= MEMORY);
-    match columns {
-        Some(columns) if whole && s.tokens.max(s.queries) >= CHUNK => Ok(chunk(op, io, caps, s, columns, z)),
+    let whole = !(erases(op, io) || op.read_before && op.divide != Divide::None);
+    if let Some(launch) = matrix::launch(op, io, caps, s).filter(|_| whole) {
+        return Ok(launch);
+    }
+    let chunks = op.pass != Pass::Whole || s.tokens.max(s.queries) >= CHUNK;
+    match chunk_columns(op, s.depth, s.width, z) {
+        Some(columns) if whole && chunks => Ok(chunk(op, io, caps, s, columns, z)),
         _ => recurrent(op, io, caps, s, vectors, z),
     }
+}
+
+/// Tokens of a segment for so many heads and tokens: enough segments to fill a device, long enough that their states are few bytes
+/// beside what they read.
+pub(super) fn segment(heads: usize, tokens: usize) -> Option<usize> {
+    let wanted = (WORKGROUPS / heads.max(1)).min(tokens / SEGMENT);
+    (wanted >= 2).then(|| tokens.div_ceil(wanted).next_multiple_of(CHUNK_MOST))
+}
+
+/// vec4 of value columns that a workgroup of `scan/chunk` has memory for.
+fn chunk_columns(op: &Scan, depth: usize, width: usize, z: bool) -> Option<usize> {
+    let most = width.div_ceil(4).next_power_of_two().min(COLUMNS);
+    let depth = depth.next_multiple_of(32);
+    [4, 2, 1].into_iter().find(|&c| c <= most && chunk_memory(op, depth, c, z) <= MEMORY)
+}
+
+/// Whether `scan/chunk` has memory for so deep a state.
+pub(super) fn chunk_fits(op: &Scan, depth: usize, width: usize, z: bool) -> bool {
+    chunk_columns(op, depth, width, z).is_some()
 }
 
 /// Bytes of workgroup memory of `scan/chunk`.
 fn chunk_memory(op: &Scan, depth: usize, columns: usize, z: bool) -> usize {
     let vectors = depth * columns + 144 + CHUNK * columns + if op.decay == Decay::Channel { 128 } else { 1 };
-    let floats = 528 + if z { depth } else { 1 } + 64 + 4 * CHUNK + 4;
+    let totals = if op.decay == Decay::Channel { depth } else { 1 };
+    let floats = 528 + if z { depth } else { 1 } + 64 + 4 * CHUNK + 4 + totals;
     16 * vectors + 4 * floats
 }
 
@@ -121,27 +185,33 @@ fn chunk(op: &Scan, io: &Io, caps: &Caps, s: Sizes, columns: usize, z: bool) -> 
     let depth = s.depth.next_multiple_of(32);
     let tiles = s.width.div_ceil(4 * columns);
     let key_chunks = s.tokens.div_ceil(CHUNK);
+    let (sums, segments) = (matches!(op.pass, Pass::Sums(_)), op.pass.segments(s.tokens));
     let chunks = key_chunks + if op.bidirectional { s.queries.div_ceil(CHUNK) } else { 0 };
     let builder = LaunchBuilder::new(op, "scan/chunk", CHUNK_WORKGROUP, io, caps, &TABLES)
         .constant("DEPTH", depth as u32)
         .constant("COLUMNS", columns as u32)
         .constant("FACTORS", if op.decay == Decay::Channel { 128 } else { 1 })
         .constant("NORM", if z { depth as u32 } else { 1 })
+        .constant("TOTALS", if sums && op.decay == Decay::Channel { depth as u32 } else { 1 })
         .switch("BIDIRECTIONAL", op.bidirectional)
+        .switch("SUMS", sums)
         .import("scan/common")
         .import("scan/chunk_tile")
         .u32("key_chunks", key_chunks)
         .u32("chunks", chunks);
-    common(builder, op, io, s, tiles, z).groups(s.batch * s.heads * tiles)
+    common(builder, op, io, s, tiles, z).groups(s.batch * s.heads * segments * tiles)
 }
 
 fn recurrent(op: &Scan, io: &Io, caps: &Caps, s: Sizes, vectors: usize, z: bool) -> Result<Launch> {
+    // A few tokens are all state: whole rows of it a workgroup. Many are all latency: more workgroups.
+    let (workgroup, widest) = if s.tokens.max(s.queries) <= FEW { STEP } else { (RECURRENT_WORKGROUP, COLUMNS) };
     // At most 16 rows of a vec4 a thread, so that the state stays in registers.
-    let columns = [4, 2].into_iter().find(|&c| c <= vectors.min(COLUMNS) && s.depth * c <= 1024).unwrap_or(1);
-    let depth = s.depth.next_multiple_of(RECURRENT_WORKGROUP / columns).next_multiple_of(32);
-    let erase = io.find("a").is_some();
+    let columns =
+        [16, 8, 4, 2].into_iter().find(|&c| c <= vectors.min(widest) && s.depth * c <= 16 * workgroup).unwrap_or(1);
+    let depth = s.depth.next_multiple_of(workgroup / columns).next_multiple_of(32);
+    let erase = erases(op, io);
     let kinds = 2 + usize::from(op.decay == Decay::Channel) + if erase { 2 } else { 0 };
-    let fixed = 16 * 2 * RECURRENT_WORKGROUP * if erase { 2 } else { 1 } + 16 * RECURRENT_WORKGROUP / columns + 16;
+    let fixed = 16 * 2 * workgroup * if erase { 2 } else { 1 } + 16 * workgroup / columns + 16;
     let token = 4 * (kinds * depth + 4 * columns + 1);
     if fixed + token > MEMORY {
         let deepest = (MEMORY - fixed) / (4 * kinds);
@@ -154,29 +224,47 @@ fn recurrent(op: &Scan, io: &Io, caps: &Caps, s: Sizes, vectors: usize, z: bool)
     let tokens = (STAGED / (kinds * depth)).clamp(1, 16).min((MEMORY - fixed) / token);
     let tiles = s.width.div_ceil(4 * columns);
     let shift = if op.bidirectional { s.tokens } else { usize::from(!op.read_before) };
-    let builder = LaunchBuilder::new(op, "scan/recurrent", RECURRENT_WORKGROUP as u32, io, caps, &TABLES)
+    let reads = if matches!(op.pass, Pass::Sums(_)) { s.tokens } else { s.queries };
+    let builder = LaunchBuilder::new(op, "scan/recurrent", workgroup as u32, io, caps, &TABLES)
         .constant("DEPTH", depth as u32)
         .constant("COLUMNS", columns as u32)
         .constant("TOKENS", tokens as u32)
         .constant("VECTORS", kinds as u32)
-        .constant("LEFT_PARTS", if erase { 2 * RECURRENT_WORKGROUP as u32 } else { 1 })
+        .constant("LEFT_PARTS", if erase { 2 * workgroup as u32 } else { 1 })
         .switch("ERASE", erase)
+        .switch("DELTA", op.delta)
+        .switch("PACKED", io.find("ab").is_some())
         .import("scan/common")
-        .u32("steps", s.queries + shift)
+        .u32("steps", reads + shift)
         .u32("shift", shift)
         .u32("a_share", share(io, s, "a"))
         .u32("b_share", share(io, s, "b"))
+        .u32("ab_share", io.find("ab").map_or(1, |meta| s.heads / meta.layout.shape[2]))
         .strides("a", 4)
-        .strides("b", 4);
+        .strides("b", 4)
+        .strides("ab", 5);
     Ok(common(builder, op, io, s, tiles, z).groups(s.batch * s.heads * tiles))
 }
 
 /// What `scan/common` reads.
-fn common<'a>(builder: LaunchBuilder<'a>, op: &Scan, io: &Io, s: Sizes, tiles: usize, z: bool) -> LaunchBuilder<'a> {
+pub(super) fn common<'a>(
+    builder: LaunchBuilder<'a>,
+    op: &Scan,
+    io: &Io,
+    s: Sizes,
+    tiles: usize,
+    z: bool,
+) -> LaunchBuilder<'a> {
     let (divide, eps) = match op.divide {
         Divide::None => (0, 0.0),
         Divide::Sum(eps) => (1, eps),
         Divide::AbsMax1 => (2, 0.0),
+    };
+    let segments = op.pass.segments(s.tokens);
+    let (each, parts_in, parts_out) = match op.pass {
+        Pass::Whole => (s.tokens, 1, 1),
+        Pass::Sums(each) => (each, 1, segments),
+        Pass::Reads(each) => (each, segments, 1),
     };
     builder
         .constant("DIVIDE", divide)
@@ -184,6 +272,7 @@ fn common<'a>(builder: LaunchBuilder<'a>, op: &Scan, io: &Io, s: Sizes, tiles: u
         .switch("CHANNEL", op.decay == Decay::Channel)
         .switch("READ_BEFORE", op.read_before)
         .switch("HAS_Z", z)
+        .switch("STATE_TABLE", io.has_table("s_in"))
         .switch("HAS_KEEP", io.has_table("keep"))
         .switch("HAS_WRITE", io.has_table("w"))
         .u32("heads", s.heads)
@@ -192,6 +281,10 @@ fn common<'a>(builder: LaunchBuilder<'a>, op: &Scan, io: &Io, s: Sizes, tiles: u
         .u32("depth", s.depth)
         .u32("width", s.width)
         .u32("tiles", tiles)
+        .u32("segments", segments)
+        .u32("segment_tokens", each)
+        .u32("parts_in", parts_in)
+        .u32("parts_out", parts_out)
         .u32("q_share", share(io, s, "q"))
         .u32("k_share", share(io, s, "k"))
         .u32("v_share", share(io, s, "v"))
@@ -206,6 +299,7 @@ fn common<'a>(builder: LaunchBuilder<'a>, op: &Scan, io: &Io, s: Sizes, tiles: u
         .strides("out", 4)
         .strides("state", 4)
         .strides("z", 3)
+        .strides("total", 3)
 }
 
 /// State heads that read one head of a role.

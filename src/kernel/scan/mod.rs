@@ -1,9 +1,15 @@
 //! `scan`: the linear recurrence S_t = diag(e^g) S_{t-1} + b (a^T S_{t-1}) + w k v^T and its read.
 
+mod carry;
 mod launch;
+mod matrix;
+mod selective;
 #[cfg(test)]
 mod tests;
 mod twin;
+
+pub use carry::Carry;
+pub use selective::Selective;
 
 use super::key::{Launch, ScalarType};
 use super::{Io, Kernel, Role, TwinIo};
@@ -33,10 +39,34 @@ pub enum Divide {
     AbsMax1,
 }
 
+/// Which part of a scan cut into segments an operation computes. Segments run in parallel: where few heads do not fill a device, each
+/// segment's own state comes first ([`Pass::Sums`]), then [`Carry`] makes of them the states at the segments' starts, then all segments
+/// read and write from there ([`Pass::Reads`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// All tokens in order.
+    Whole,
+    /// What the tokens of each segment add to a state of zeros: roles k, v, g, state (B, H S, D, Dv), z (B, H S, D) and `total`, the
+    /// product of the decays of each segment (B, H S, 1 or D). S segments of so many tokens.
+    Sums(usize),
+    /// All roles of the whole; state_in (B, H S, D, Dv) and z_in (B, H S, 1, D) are those at the starts of S segments of so many tokens.
+    Reads(usize),
+}
+
+impl Pass {
+    /// Segments of a sequence.
+    pub(crate) fn segments(self, tokens: usize) -> usize {
+        match self {
+            Pass::Whole => 1,
+            Pass::Sums(each) | Pass::Reads(each) => tokens.div_ceil(each).max(1),
+        }
+    }
+}
+
 /// The operation. Roles q (B, Hq, Lq, D), k (B, Hk, L, D), v (B, Hv, L, Dv) (head h of H = max reads h / (H / Hx)), `g` (B, H, L, D),
-/// erase vectors `a`, `b` (B, H, L, D), state_in (B, H, D, Dv), out (B, H, Lq, Dv), state (B, H, D, Dv), z (B, H, D).
+/// erase vectors `a`, `b` (B, H, L, D) or both as `ab` (2, B, H, L, D), state_in (B, H, D, Dv), out (B, H, Lq, Dv), state (B, H, D, Dv), z (B, H, D).
 /// Tables: `g_scalar` (B, H, L, 1) scalar log decay; `keep` (B, 1, L, 1) 0 for a masked key (no write, no decay, no erase); `w` (B, H, L, 1)
-/// write weight; `u` (1, H, 1, D) bonus of a read before the write; `z_in` (B, H, 1, D). A table's axis of size 1 has stride 0.
+/// write weight; `u` (1, H, 1, D) bonus of a read before the write; `z_in` (B, H, 1, D); `s_in` (B, H, D, Dv) in place of state_in. A table's axis of size 1 has stride 0.
 ///
 /// The divisor counts the token itself, also where the read comes before the write. A divisor of 0 gives 0. Accumulates in f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,17 +81,41 @@ pub struct Scan {
     pub divide: Divide,
     /// Every query reads the state after the last key (no causality; Lq and L may differ).
     pub bidirectional: bool,
+    /// Which part of the work.
+    pub pass: Pass,
+    /// Erase by the key itself: a = e^g ⊙ k and b = -w k, so that a token replaces what its key held (the delta rule).
+    pub delta: bool,
+    /// q and k were made of f16 numbers: a product by matrices may round them to f16 again.
+    pub half: bool,
 }
 
 impl Scan {
     /// Causal, read after the write, undivided, without decay.
     pub fn new(scale: f32) -> Self {
-        Scan { decay: Decay::None, scale, read_before: false, divide: Divide::None, bidirectional: false }
+        Scan {
+            decay: Decay::None,
+            scale,
+            read_before: false,
+            divide: Divide::None,
+            bidirectional: false,
+            pass: Pass::Whole,
+            delta: false,
+            half: false,
+        }
+    }
+
+    /// Tokens of a segment where the scan of (B, H, L, D, Dv) is better cut: without erase vectors, which make a segment's effect on the
+    /// state a matrix.
+    pub(crate) fn segment(&self, [batch, heads, tokens, depth, width]: [usize; 5]) -> Option<usize> {
+        let each = launch::segment(batch * heads, tokens)?;
+        let fits = launch::chunk_fits(self, depth, width, true) && !self.bidirectional;
+        (fits && !self.delta && !(self.read_before && self.divide != Divide::None)).then_some(each)
     }
 }
 
 /// Tables that the kernel itself reads.
-pub(crate) const TABLES: [(&str, ScalarType); 5] = [
+pub(crate) const TABLES: [(&str, ScalarType); 6] = [
+    ("s_in", ScalarType::F32),
     ("g_scalar", ScalarType::F32),
     ("keep", ScalarType::Bool),
     ("w", ScalarType::F32),
@@ -75,17 +129,19 @@ impl Kernel for Scan {
     }
 
     fn roles(&self) -> &'static [Role] {
-        const ROLES: [Role; 10] = [
-            Role::read("q", DType::F32),
+        const ROLES: [Role; 12] = [
+            Role::read("q", DType::F32).optional(),
             Role::read("k", DType::F32),
             Role::read("v", DType::F32),
             Role::read("g", DType::F32).optional(),
             Role::read("a", DType::F32).optional(),
             Role::read("b", DType::F32).optional(),
+            Role::read("ab", DType::F32).optional(),
             Role::read("state_in", DType::F32).optional(),
-            Role::write("out", DType::F32),
+            Role::write("out", DType::F32).optional(),
             Role::write("state", DType::F32),
             Role::write("z", DType::F32).optional(),
+            Role::write("total", DType::F32).optional(),
         ];
         &ROLES
     }
@@ -99,8 +155,9 @@ impl Kernel for Scan {
     }
 
     fn flops(&self, io: &Io) -> f64 {
-        let [batch, heads, queries, width] = io.get("out").layout.shape[..] else { return 0.0 };
-        let [_, _, tokens, depth] = io.get("k").layout.shape[..] else { return 0.0 };
+        let Ok(launch::Sizes { batch, heads, queries, tokens, depth, width }) = launch::Sizes::of(self, io) else {
+            return 0.0;
+        };
         // A write and a read, and what a token costs besides.
         let products = 2 * depth * width * (tokens + queries);
         (batch * heads) as f64 * (products + 64 * (depth + width) * tokens.max(queries)) as f64

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, ScalarType};
 use crate::kernel::{Io, Kernel, LaunchBuilder};
 
-const WORKGROUP: u32 = 128;
+pub(super) const WORKGROUP: u32 = 128;
 /// Rows of a workgroup of `map` and `norm`.
 const ROWS: usize = 8;
 pub(super) const TABLES: [(&str, ScalarType); 5] = [
@@ -23,7 +23,7 @@ pub(super) fn shape(kernel: &dyn Kernel, io: &Io, role: &str) -> Result<[usize; 
     found[..].try_into().map_err(|_| refuse(kernel, role, "rank 4", found))
 }
 
-fn refuse(kernel: &dyn Kernel, role: &str, expected: impl std::fmt::Display, found: &[usize]) -> Error {
+pub(super) fn refuse(kernel: &dyn Kernel, role: &str, expected: impl std::fmt::Display, found: &[usize]) -> Error {
     Error::expected(ErrorKind::Shape, kernel.name(), role, expected, format!("{found:?}"))
 }
 
@@ -70,6 +70,8 @@ pub(super) fn map(op: &Map, io: &Io, caps: &Caps) -> Result<Launch> {
         Feature::Taylor => 9,
         Feature::TaylorCompact => 10,
         Feature::Dpfp(_) => 11,
+        Feature::ExpPm => 12,
+        Feature::Pad => 13,
     };
     Ok(builder(op, "transform/map", io, caps, x)
         .constant("FEATURE", number)
@@ -109,6 +111,7 @@ pub(super) fn norm(op: &Norm, io: &Io, caps: &Caps) -> Result<Launch> {
         .u32("width", x[3])
         .u32("gate_share", x[1] / gate)
         .f32("eps", op.eps)
+        .f32("scale", op.scale)
         .strides("gate", 4)
         .groups((x[0] * x[1] * x[2]).div_ceil(ROWS)))
 }

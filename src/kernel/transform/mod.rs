@@ -1,11 +1,13 @@
 //! `transform`: row-wise maps.
 
+mod conv;
 mod exp;
 mod launch;
 #[cfg(test)]
 mod tests;
 mod twin;
 
+pub use conv::Conv;
 pub(super) use exp::exp_all;
 
 use super::key::Launch;
@@ -39,6 +41,10 @@ pub enum Feature {
     Taylor,
     /// [1, x / D^1/4, x_i^2 / sqrt(2 D), x_i x_j / sqrt(D) (i < j)]; width 1 + D + D (D + 1) / 2.
     TaylorCompact,
+    /// [e^x, e^-x]; width 2 D.
+    ExpPm,
+    /// [x, 0]; width 2 D.
+    Pad,
     /// r = relu([x, -x]); r * roll(r, s), s = 1..nu; width 2 D nu.
     Dpfp(usize),
 }
@@ -47,7 +53,7 @@ impl Feature {
     /// Features of a row of `d` channels.
     pub fn width(self, d: usize) -> usize {
         match self {
-            Feature::Hedgehog => 2 * d,
+            Feature::Hedgehog | Feature::ExpPm | Feature::Pad => 2 * d,
             Feature::Taylor => 1 + d + d * d,
             Feature::TaylorCompact => 1 + d + d * (d + 1) / 2,
             Feature::Dpfp(nu) => 2 * d * nu,
@@ -97,6 +103,16 @@ pub struct Norm {
     pub eps: f32,
     /// Activation of role `gate`.
     pub gate: Gate,
+    /// Factor of the result.
+    pub scale: f32,
+}
+
+impl Norm {
+    /// Unit length instead of unit mean square: x / √(Σ x² + eps) of rows of width d.
+    pub fn unit(d: usize, eps: f32) -> Self {
+        let d = d as f64;
+        Norm { eps: (f64::from(eps) / d) as f32, gate: Gate::Silu, scale: d.powf(-0.5) as f32 }
+    }
 }
 
 impl Kernel for Map {

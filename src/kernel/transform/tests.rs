@@ -82,6 +82,8 @@ fn naive(feature: Feature, x: &[f64]) -> Vec<f64> {
                 (0..x.len()).flat_map(|i| (i + 1..x.len()).map(move |j| (i, j))).map(|(i, j)| pair(i, j)).collect();
             [linear, squares, pairs].concat()
         }
+        Feature::ExpPm => [each(&f64::exp), each(&|x| (-x).exp())].concat(),
+        Feature::Pad => [x.to_vec(), vec![0.0; x.len()]].concat(),
         Feature::Dpfp(nu) => {
             let r = [each(&|x| x.max(0.0)), each(&|x| (-x).max(0.0))].concat();
             let n = r.len();
@@ -104,6 +106,8 @@ fn features_are_those_of_the_catalogue() {
         Feature::Hedgehog,
         Feature::Taylor,
         Feature::TaylorCompact,
+        Feature::ExpPm,
+        Feature::Pad,
         Feature::Dpfp(2),
     ];
     for feature in maps {
@@ -173,8 +177,12 @@ fn norm_divides_by_the_root_mean_square() {
                 rows[n] / mean.sqrt() * of(gates[n], sigmoid(gates[n]))
             })
             .collect();
-        close(&format!("{kind:?}"), &run(&Norm { eps: 1e-3, gate: kind }, &x, 9, &[], Some(&gate), Vec::new()), &want);
+        close(
+            &format!("{kind:?}"),
+            &run(&Norm { eps: 1e-3, gate: kind, scale: 1.0 }, &x, 9, &[], Some(&gate), Vec::new()),
+            &want,
+        );
     }
     let zeros = HostTensor::zeros(&[1, 1, 2, 4]);
-    assert_eq!(run(&Norm { eps: 0.0, gate: Gate::Silu }, &zeros, 4, &[], None, Vec::new()), [0.0; 8]);
+    assert_eq!(run(&Norm { eps: 0.0, gate: Gate::Silu, scale: 1.0 }, &zeros, 4, &[], None, Vec::new()), [0.0; 8]);
 }

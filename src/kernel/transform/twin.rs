@@ -109,6 +109,15 @@ fn features(feature: Feature, x: &[f32], to: &mut [f32]) {
             let pairs = (0..d).flat_map(|i| x[i + 1..].iter().map(move |b| x[i] * b));
             rest[d..].iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair * cross);
         }
+        Feature::ExpPm => {
+            each(to, |x| x);
+            each(&mut to[d..], |x| -x);
+            exp_all(to);
+        }
+        Feature::Pad => {
+            to[..d].copy_from_slice(x);
+            to[d..].fill(0.0);
+        }
         Feature::Dpfp(_) => {
             let r: Vec<f32> = x.iter().map(|x| x.max(0.0)).chain(x.iter().map(|x| (-x).max(0.0))).collect();
             for (s, row) in to.chunks_exact_mut(2 * d).enumerate() {
@@ -180,7 +189,7 @@ pub(super) fn norm(op: &Norm, io: &mut TwinIo) -> Result<()> {
         let x = x.row(&at);
         let mean = dot(x, x) / x.len() as f32 + op.eps;
         // A row of zeros without eps.
-        let factor = if mean == 0.0 { 0.0 } else { 1.0 / mean.sqrt() };
+        let factor = if mean == 0.0 { 0.0 } else { op.scale / mean.sqrt() };
         row.iter_mut().zip(x).for_each(|(y, x)| *y = x * factor);
         if let Some(gates) = &gates {
             let gate = gates.row(&[at[0], at[1] / share, at[2]]);

@@ -16,15 +16,14 @@
 //! grows with the length where the decay is weak: a norm is meant to follow. q, k and v may each have fewer heads than
 //! the state.
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::kernel::scan::{Decay, Scan};
-use crate::oracle::{Inputs, Outputs, scan, slopes};
+use crate::oracle::{Inputs, Outputs, scan};
 use crate::plan::{PlanBuilder, ScanIo};
 use crate::problem::Problem;
-use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::DecayRule;
-use crate::variants::common::{STATE, head_slopes};
+use crate::variants::common::STATE;
 use crate::{named, params};
 
 params! {
@@ -65,32 +64,7 @@ impl Variant for LightningAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        if self.layer >= self.layers {
-            return Err(problem.refuse(
-                ErrorKind::Parameter,
-                "layer",
-                format!("below `layers` = {}", self.layers),
-                self.layer,
-            ));
-        }
-        let heads = problem.size("H");
-        let (layer, layers) = (self.layer as f64, self.layers as f64);
-        let rate: Option<Box<dyn Fn(usize) -> f64>> = match self.decay_rule {
-            DecayRule::None => None,
-            DecayRule::Slopes => {
-                let (slopes, factor) = (head_slopes(heads), 1.0 - layer / (layers - 1.0).max(1.0) + 1e-5);
-                Some(Box::new(move |h| f64::from(slopes[h]) * factor))
-            }
-            DecayRule::Linear => Some(Box::new(move |h| 8.0 * h as f64 / heads as f64 * (1.0 - layer / layers))),
-        };
-        let decay = match (plan.optional("log_decay"), rate) {
-            (Some(given), _) => Some(given),
-            (None, Some(rate)) => {
-                let decay: Vec<f32> = (0..heads).map(|h| -rate(h) as f32).collect();
-                Some(plan.constant("decay", HostTensor::new(&[heads], decay)?))
-            }
-            (None, None) => None,
-        };
+        let decay = self.decay_rule.decay(problem, plan, self.layer, self.layers)?;
         let (out, state) = (plan.output("out")?, plan.output("state")?);
         let mut io = ScanIo::new(&plan.input("q")?, &plan.input("k")?, &plan.input("v")?, &out, &state);
         io.state_in = plan.optional("state");
@@ -102,17 +76,7 @@ impl Variant for LightningAttention {
     fn oracle(&self, inputs: &Inputs) -> Outputs {
         let [q, k, v] = inputs.qkv();
         let heads = q.shape[1].max(k.shape[1]).max(v.shape[1]);
-        let (layer, layers) = (self.layer as f64, self.layers as f64);
-        let log_decay: Vec<f64> = match (inputs.find("log_decay"), self.decay_rule) {
-            (Some(given), _) => given.data.clone(),
-            (None, DecayRule::None) => vec![0.0; heads],
-            (None, DecayRule::Slopes) => {
-                slopes(heads).iter().map(|s| -s * (1.0 - layer / (layers - 1.0).max(1.0) + 1e-5)).collect()
-            }
-            (None, DecayRule::Linear) => {
-                (0..heads).map(|h| -8.0 * h as f64 / heads as f64 * (1.0 - layer / layers)).collect()
-            }
-        };
+        let log_decay = self.decay_rule.log_decay(inputs, heads, self.layer, self.layers);
         let scaled = q.map_rows(|_, x| x.iter().map(|x| f64::from(self.scale) * x).collect());
         let (out, state) = scan(&scaled, k, v, &log_decay, inputs.find("state"));
         vec![("out", out), ("state", state)]

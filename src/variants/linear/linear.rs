@@ -19,14 +19,12 @@
 
 use crate::error::{ErrorKind, Result};
 use crate::kernel::scan::{Divide, Scan};
-use crate::kernel::transform::{Feature, Map};
 use crate::oracle::{Array, Inputs, Outputs, dot, shared_head};
-use crate::plan::{PlanBuilder, Ref, ScanIo};
+use crate::plan::{PlanBuilder, ScanIo};
 use crate::problem::Problem;
-use crate::tensor::DType;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
-use crate::variants::common::{K, OUT, Q, STATE, V};
+use crate::variants::common::{K, OUT, Q, STATE, V, Z, mapped};
 use crate::{named, params};
 
 params! {
@@ -54,41 +52,11 @@ impl Named for LinearAttention {
         summary: "Attention whose weights are inner products of features, with a state of fixed size.",
         equation: "out_t = φ(q_t)ᵀ Σ_j φ(k_j) v_jᵀ / (φ(q_t)ᵀ Σ_j φ(k_j) + eps)",
         paper: "Katharopoulos et al., Transformers are RNNs, ICML 2020, arXiv 2006.16236",
-        inputs: &[
-            Q,
-            K,
-            V,
-            InputSpec::flag("key_mask", "B Lk").optional(),
-            STATE,
-            InputSpec::float("z", "B H D").optional(),
-        ],
+        inputs: &[Q, K, V, InputSpec::flag("key_mask", "B Lk").optional(), STATE, Z],
         outputs: &[OUT, OutputSpec::float("state", "B H D Dv"), OutputSpec::float("z", "B H D")],
         forms: &["prefill", "chunked", "recurrent", "step", "bidirectional", "cross"],
         kernels: &["transform", "scan"],
     };
-}
-
-/// The input under a feature map.
-fn mapped(plan: &mut PlanBuilder, name: &str, map: FeatureMap) -> Result<Ref> {
-    let x = plan.input(name)?;
-    let feature = match map {
-        FeatureMap::Identity => return Ok(x),
-        FeatureMap::Elu1 => Feature::Elu1,
-        FeatureMap::Relu => Feature::Relu,
-        FeatureMap::Relu2 => Feature::Relu2,
-        FeatureMap::Silu => Feature::Silu,
-        FeatureMap::Sigmoid => Feature::Sigmoid,
-        FeatureMap::Exp => Feature::Exp,
-        FeatureMap::Softmax => Feature::Softmax,
-        FeatureMap::Hedgehog => Feature::Hedgehog,
-        FeatureMap::Taylor => Feature::Taylor,
-        FeatureMap::TaylorCompact => Feature::TaylorCompact,
-        FeatureMap::Dpfp => Feature::Dpfp(1),
-    };
-    let shape = [x.shape[0], x.shape[1], x.shape[2], feature.width(x.shape[3])];
-    let out = plan.scratch(&format!("phi_{name}"), DType::F32, &shape);
-    plan.map(&format!("phi_{name}"), Map { feature }, &x, &out)?;
-    Ok(out)
 }
 
 impl Variant for LinearAttention {

@@ -2,13 +2,53 @@
 #![allow(clippy::module_inception, reason = "a file is called as its variant")]
 
 pub mod aaren;
+pub mod based;
+pub mod based_window;
+pub mod delta_net;
+pub mod feature_maps;
+pub mod flow;
+pub mod gated_delta_net;
+pub mod gated_linear;
+pub mod lawcat;
 pub mod lightning;
 pub mod linear;
+pub mod lizard;
+pub mod mala;
+pub mod mala_causal;
+pub mod nalaformer;
 pub mod retention;
+pub mod rwkv_6;
+pub mod rwkv_7;
+pub mod scan;
+pub mod selective_scan;
+pub mod short_conv;
+pub mod ssd;
+pub mod titans_mag;
+pub mod transnormer;
 
 variants! {
     aaren::Aaren,
     lightning::LightningAttention,
     linear::LinearAttention,
     retention::Retention,
+    gated_linear::GatedLinearAttention,
+    delta_net::DeltaNet,
+    gated_delta_net::GatedDeltaNet,
+    ssd::Ssd,
+    rwkv_6::Rwkv6,
+    rwkv_7::Rwkv7,
+    based::Based,
+    short_conv::ShortConv,
+    scan::GeneralScan,
+    feature_maps::FeatureMaps,
+    lawcat::Lawcat,
+    transnormer::TransnormerLlm,
+    based_window::BasedWindow,
+    lizard::Lizard,
+    mala::Mala,
+    flow::FlowAttention,
+    selective_scan::SelectiveScan,
+    mala_causal::MalaCausal,
+    nalaformer::Nalaformer,
+    titans_mag::TitansMag,
 }

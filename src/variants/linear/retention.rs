@@ -20,11 +20,11 @@ use crate::error::{ErrorKind, Result};
 use crate::kernel::scan::{Decay, Scan};
 use crate::kernel::transform::{Gate, Norm, Rotary};
 use crate::oracle::{Inputs, Outputs, frequencies, rotate, scan};
-use crate::plan::{PlanBuilder, ScanIo};
+use crate::plan::{PlanBuilder, Ref, ScanIo};
 use crate::problem::Problem;
 use crate::tensor::{DType, HostTensor};
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use crate::variants::common::STATE;
+use crate::variants::common::{STATE, rotated};
 use crate::{named, params};
 
 params! {
@@ -75,30 +75,18 @@ impl Variant for Retention {
             let expected = format!("below 2^31 - L = {}", (1 << 31) - length);
             return Err(problem.refuse(ErrorKind::Parameter, "offset", expected, self.offset));
         }
-        let mut turned = [plan.input("q")?, plan.input("k")?];
-        if d > 1 {
-            let tables = match plan.optional("theta") {
-                Some(theta) => vec![("theta", theta.insert(0).insert(0).insert(0))],
-                None => {
-                    // Made in f64: an angle of f32 is wrong by 0.01 at position 10^5.
-                    let angle = |n: usize| {
-                        let (t, c) = (n / (d / 2), n % (d / 2));
-                        (self.offset + t) as f64 * 10000.0_f64.powf(-2.0 * c as f64 / d as f64)
-                    };
-                    let mut table = |name, of: fn(f64) -> f64| {
-                        let data = HostTensor::from_fn(&[length, d / 2], |n| of(angle(n)) as f32);
-                        (name, plan.constant(name, data).insert(0).insert(0))
-                    };
-                    vec![table("cos", f64::cos), table("sin", f64::sin)]
-                }
+        let turn = |plan: &mut PlanBuilder, name: &str| -> Result<Ref> {
+            let x = plan.input(name)?;
+            let Some(theta) = plan.optional("theta").filter(|_| d > 1) else {
+                return rotated(plan, name, &x, 10000.0, self.offset);
             };
+            let out = plan.scratch(&format!("{name}_turned"), DType::F32, &x.shape);
             let op = Rotary { interleaved: true, offset: self.offset, scale: 1.0 };
-            for (x, name) in turned.iter_mut().zip(["q_turned", "k_turned"]) {
-                let out = plan.scratch(name, DType::F32, &x.shape);
-                plan.rotary(name, op, x, &out, tables.clone())?;
-                *x = out;
-            }
-        }
+            let theta = theta.insert(0).insert(0).insert(0);
+            plan.rotary(&format!("{name}_turned"), op, &x, &out, vec![("theta", theta)])?;
+            Ok(out)
+        };
+        let turned = [turn(plan, "q")?, turn(plan, "k")?];
         let decay = match plan.optional("log_decay") {
             Some(given) => given,
             None => {
@@ -114,7 +102,7 @@ impl Variant for Retention {
         plan.scan("scan", Scan { decay: Decay::Scalar, ..Scan::new(scale) }, io)?;
         let out = plan.output("out")?;
         let gate = plan.optional("gate");
-        plan.norm("norm", Norm { eps: self.eps, gate: Gate::Silu }, &raw, gate.as_ref(), &out)
+        plan.norm("norm", Norm { eps: self.eps, gate: Gate::Silu, scale: 1.0 }, &raw, gate.as_ref(), &out)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

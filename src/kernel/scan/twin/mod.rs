@@ -4,8 +4,8 @@ mod chunk;
 mod product;
 mod step;
 
-use super::launch::{Sizes, has_z};
-use super::{Decay, Divide, Scan};
+use super::launch::{Sizes, erases, has_z};
+use super::{Decay, Divide, Pass, Scan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::reals::Reals;
 use crate::kernel::{TwinIo, for_each_row};
@@ -21,6 +21,7 @@ struct Source<'a> {
     g: Option<Reals<'a>>,
     a: Option<Reals<'a>>,
     b: Option<Reals<'a>>,
+    ab: Option<Reals<'a>>,
     state: Option<Reals<'a>>,
     io: &'a TwinIo<'a>,
 }
@@ -38,14 +39,29 @@ struct Part<'a> {
 }
 
 pub(super) fn twin(op: &Scan, io: &mut TwinIo) -> Result<()> {
-    let sizes = Sizes::of(op, io.io)?;
+    let mut sizes = Sizes::of(op, io.io)?;
+    let mut op = *op;
+    let sums = matches!(op.pass, Pass::Sums(_));
+    if sums && op.pass.segments(sizes.tokens) > 1 {
+        // Heads and columns fill the cores: the reads go through all segments in order.
+        return Ok(());
+    }
     let missing = || Error::new(ErrorKind::Unsupported, "scan: a role is missing or holds no reals");
-    let (Some(out), Some(state)) = (io.write_f32("out"), io.write_f32("state")) else { return Err(missing()) };
+    let mut unread = Vec::new();
+    if sums {
+        // One read that nobody looks at.
+        (sizes.queries, op.bidirectional) = (1, true);
+        unread.resize(sizes.batch * sizes.heads * sizes.width, 0.0);
+    }
+    let out = io.write_f32("out").or(sums.then_some(&mut unread[..]));
+    let (Some(out), Some(state)) = (out, io.write_f32("state")) else { return Err(missing()) };
     let z = io.write_f32("z");
     let real = |role| Reals::of(io, role);
-    let (Some(q), Some(k), Some(v)) = (real("q"), real("k"), real("v")) else { return Err(missing()) };
-    let (g, a, b, before) = (real("g"), real("a"), real("b"), real("state_in"));
-    let source = Source { op: *op, sizes, q, k, v, g, a, b, state: before, io };
+    let (Some(q), Some(k), Some(v)) = (real(if sums { "k" } else { "q" }), real("k"), real("v")) else {
+        return Err(missing());
+    };
+    let (g, a, b, ab, before) = (real("g"), real("a"), real("b"), real("ab"), real("state_in"));
+    let source = Source { op, sizes, q, k, v, g, a, b, ab, state: before, io };
 
     // Columns are independent: few heads are cut into tiles, so that every core has work.
     let heads = sizes.batch * sizes.heads;
@@ -106,15 +122,20 @@ impl<'s> Source<'s> {
     /// The part before its first token.
     fn part<'a>(&self, head: usize, columns: Range<usize>, out: &'a mut [f32], state: &'a mut [f32]) -> Part<'a> {
         let at = [head / self.sizes.heads, head % self.sizes.heads];
+        // The first segment's, where there are several.
+        let first = at[1] * self.op.pass.segments(self.sizes.tokens);
         for (d, row) in state.chunks_mut(columns.len()).enumerate() {
             match &self.state {
-                Some(before) => {
-                    row.copy_from_slice(&before.row(&[at[0], self.head_of("state_in", at[1]), d])[columns.clone()])
-                }
-                None => row.fill(0.0),
+                Some(before) => row.copy_from_slice(&before.row(&[at[0], first, d])[columns.clone()]),
+                None => match self.io.table_row("s_in", [at[0], first, d]) {
+                    Some(before) => {
+                        row.iter_mut().zip(columns.clone()).for_each(|(s, c)| *s = before.f32(c as i32));
+                    }
+                    None => row.fill(0.0),
+                },
             }
         }
-        let z_in = self.io.table_row("z_in", [at[0], at[1], 0]);
+        let z_in = self.io.table_row("z_in", [at[0], first, 0]);
         let z = (0..self.sizes.depth).map(|d| z_in.map_or(0.0, |z| z.f32(d as i32))).collect();
         Part { head, columns, out, state, z }
     }
@@ -140,7 +161,7 @@ impl<'s> Source<'s> {
     fn run_as<const FUSED: bool>(&self, part: &mut Part) {
         // A divisor counts the token itself, which a read before the write does not.
         let apart = self.op.read_before && self.op.divide != Divide::None;
-        if self.a.is_some() || apart { self.steps::<FUSED>(part) } else { self.chunks::<FUSED>(part) }
+        if erases(&self.op, self.io.io) || apart { self.steps::<FUSED>(part) } else { self.chunks::<FUSED>(part) }
     }
 
     /// Batch and head of a part.
@@ -150,7 +171,8 @@ impl<'s> Source<'s> {
 
     /// The head of a role that a head of the state reads.
     fn head_of(&self, role: &str, head: usize) -> usize {
-        head / (self.sizes.heads / self.io.io.get(role).layout.shape[1])
+        let meta = self.io.io.find(role).unwrap_or_else(|| self.io.io.get("k"));
+        head / (self.sizes.heads / meta.layout.shape[1])
     }
 
     fn kept(&self, at: [usize; 2], token: usize) -> bool {
@@ -174,6 +196,31 @@ impl<'s> Source<'s> {
         let row = self.k.row(&[at[0], self.head_of("k", at[1]), j]);
         key.iter_mut().zip(row).for_each(|(to, x)| *to = weight * x);
         value.copy_from_slice(&self.v.row(&[at[0], self.head_of("v", at[1]), j])[columns.clone()]);
+    }
+
+    /// The erase vectors of a token; `key` is its key times its write weight, `less` its decay less one.
+    fn erase(&self, at: [usize; 2], t: usize, key: &[f32], less: &[f32], a: &mut [f32], b: &mut [f32]) -> bool {
+        if !erases(&self.op, self.io.io) || !self.kept(at, t) {
+            return false;
+        }
+        if self.op.delta {
+            let raw = self.k.row(&[at[0], self.head_of("k", at[1]), t]);
+            a.iter_mut().zip(raw).zip(less).for_each(|((a, k), less)| *a = k + less * k);
+            b.iter_mut().zip(key).for_each(|(b, k)| *b = -k);
+            return true;
+        }
+        for (side, (role, to)) in [("a", a), ("b", b)].into_iter().enumerate() {
+            let of = if side == 0 { &self.a } else { &self.b };
+            match (of, &self.ab) {
+                (Some(x), _) => to.copy_from_slice(x.row(&[at[0], self.head_of(role, at[1]), t])),
+                (None, Some(ab)) => {
+                    let head = at[1] / (self.sizes.heads / self.io.io.get("ab").layout.shape[2]);
+                    to.copy_from_slice(ab.row(&[side, at[0], head, t]));
+                }
+                (None, None) => to.fill(0.0),
+            }
+        }
+        true
     }
 
     /// Scalar log decay of a token, 0 where there is none.

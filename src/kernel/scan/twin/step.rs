@@ -9,19 +9,17 @@ impl Source<'_> {
         let (at, depth, width) = (self.at(part), self.sizes.depth, part.columns.len());
         let (mut query, mut key) = (vec![0.0; depth], vec![0.0; depth]);
         let (mut value, mut erased) = (vec![0.0; width], vec![0.0; width]);
-        let mut less = vec![0.0; depth];
+        let (mut less, mut left, mut right) = (vec![0.0; depth], vec![0.0; depth], vec![0.0; depth]);
         for t in 0..self.sizes.tokens {
             self.key(at, t, &part.columns, &mut key, &mut value);
             match self.channel_decay(at, t) {
                 Some(g) => less.iter_mut().zip(g).for_each(|(less, g)| *less = less_one(f64::from(*g))),
                 None => less.fill(less_one(f64::from(self.scalar_decay(at, t)))),
             }
-            let kept = self.kept(at, t);
-            let erase = [("a", &self.a), ("b", &self.b)]
-                .map(|(role, x)| x.as_ref().filter(|_| kept).map(|x| x.row(&[at[0], self.head_of(role, at[1]), t])));
-            if let [Some(a), _] = erase {
+            let erases = self.erase(at, t, &key, &less, &mut left, &mut right);
+            if erases {
                 erased.fill(0.0);
-                multiply::<FUSED>(&mut erased, a, depth, depth, part.state, width);
+                multiply::<FUSED>(&mut erased, &left, depth, depth, part.state, width);
             }
             let reads = !self.op.bidirectional;
             let row = t * width..(t + 1) * width;
@@ -35,10 +33,7 @@ impl Source<'_> {
                 }
             }
             for (d, state) in part.state.chunks_exact_mut(width).enumerate() {
-                let b = match erase {
-                    [_, Some(b)] => b[d],
-                    _ => 0.0,
-                };
+                let b = if erases { right[d] } else { 0.0 };
                 for ((s, v), e) in state.iter_mut().zip(&value).zip(&erased) {
                     *s += less[d] * *s + key[d] * v + b * e;
                 }

@@ -1,0 +1,82 @@
+//! Linear attention that replaces the value a key holds instead of adding to it: one step of gradient descent per token.
+//!
+//! ```text
+//! e_t = v_t − S_{t−1}ᵀ k_t     S_t = S_{t−1} + β_t k_t e_tᵀ     out_t = scale q_tᵀ S_t
+//! with qk_l2norm: q and k are x / √(Σ x² + 1e-6) first
+//! ```
+//!
+//! S. Yang, B. Wang, Y. Zhang, Y. Shen, Y. Kim, "Parallelizing Linear Transformers with the Delta Rule over Sequence
+//! Length", NeurIPS 2024, arXiv 2406.06484, sections 2.2 and 3.
+//!
+//! Kernels `transform` (unit length), then `scan` with write weight β and erase by the key itself.
+//!
+//! Limits: always causal. Stable while |k| = 1 and 0 ≤ β ≤ 2; β is used as given, no sigmoid is taken. q, k and v may
+//! each have fewer heads than the state.
+
+use crate::error::Result;
+use crate::kernel::scan::Scan;
+use crate::oracle::{Inputs, Outputs, Recurrence, scale, shared_head, unit};
+use crate::plan::{PlanBuilder, ScanIo};
+use crate::problem::Problem;
+use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
+use crate::variants::common::{STATE, default_scale, unit_rows};
+use crate::{named, params};
+
+params! {
+    /// The delta rule.
+    pub struct DeltaNet {
+        /// Factor of q; default D^-1/2.
+        scale: Option<f32> = None,
+        /// q and k are made unit length.
+        qk_l2norm: bool = true,
+    }
+}
+
+impl Named for DeltaNet {
+    const CARD: Card = Card {
+        name: "delta-net",
+        family: Family::Linear,
+        summary: "Linear attention that replaces the value a key holds.",
+        equation: "S_t = S_{t−1} + β_t k_t (v_t − S_{t−1}ᵀ k_t)ᵀ, out_t = scale q_tᵀ S_t",
+        paper: "Yang et al., Parallelizing Linear Transformers with the Delta Rule, NeurIPS 2024, arXiv 2406.06484",
+        inputs: &[
+            InputSpec::real("q", "B H L D"),
+            InputSpec::real("k", "B Hk L D"),
+            InputSpec::real("v", "B Hk L Dv"),
+            InputSpec::float("beta", "B H L"),
+            STATE,
+        ],
+        outputs: &[OutputSpec::float("out", "B H L Dv"), OutputSpec::float("state", "B H D Dv")],
+        forms: &["prefill", "recurrent", "step"],
+        kernels: &["transform", "scan"],
+    };
+}
+
+impl Variant for DeltaNet {
+    named!();
+
+    fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
+        let [q, k] = ["q", "k"].map(|name| unit_rows(plan, name, self.qk_l2norm));
+        let (out, state) = (plan.output("out")?, plan.output("state")?);
+        let mut io = ScanIo::new(&q?, &k?, &plan.input("v")?, &out, &state);
+        io.state_in = plan.optional("state");
+        io.w = Some(plan.input("beta")?.insert(3));
+        plan.scan("scan", Scan { delta: true, ..Scan::new(default_scale(self.scale, problem)) }, io)
+    }
+
+    fn oracle(&self, inputs: &Inputs) -> Outputs {
+        let [q, k, v] = inputs.qkv();
+        let normed = |_: &[usize], x: &[f64]| if self.qk_l2norm { unit(x, 1e-6) } else { x.to_vec() };
+        let (q, k) = (q.map_rows(normed), k.map_rows(normed));
+        let plain = Recurrence::new([&q, &k, v], scale(self.scale, &q));
+        let beta = |at: [usize; 3]| inputs.get("beta").get(&at);
+        let erase = |[b, h, t]: [usize; 3]| {
+            let key = k.row(&[b, shared_head(h, plain.heads, &k), t]).to_vec();
+            let right = key.iter().map(|x| -beta([b, h, t]) * x).collect();
+            [key, right]
+        };
+        let state = inputs.find("state");
+        let [out, state, _] = Recurrence { write: &beta, erase: Some(&erase), state, ..plain }.run();
+        vec![("out", out), ("state", state)]
+    }
+}

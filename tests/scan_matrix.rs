@@ -1,0 +1,91 @@
+//! The scan by cooperative matrices against the CPU engine: odd sizes, shared heads, states, divisors, masks, segments. Runs on adapters that
+//! have such matrices; elsewhere it says so.
+
+mod common;
+
+use common::{Budget, close, engines, random};
+use wgpu_attention::variants::FeatureMap;
+use wgpu_attention::variants::linear::{LightningAttention, LinearAttention, Retention};
+use wgpu_attention::{Engine, HostTensor, Inputs, Runtime, Variant};
+
+fn half(shape: &[usize], seed: u64) -> HostTensor {
+    random(shape, seed).to_f16()
+}
+
+fn inputs([b, h, hk, l, d, dv]: [usize; 6]) -> Inputs {
+    Inputs::new()
+        .with("q", half(&[b, h, l, d], 1))
+        .with("k", half(&[b, hk, l, d], 2))
+        .with("v", half(&[b, hk, l, dv], 3))
+}
+
+fn check(title: &str, variant: &dyn Variant, call: &Inputs, entries: &[&str]) {
+    let cpu = Runtime::cpu().call_blocking(variant, call).expect(title);
+    let mut covered = false;
+    for (name, runtime) in engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()) {
+        covered = true;
+        let plan = runtime.plan(variant, call).expect(title);
+        let layouts: Vec<_> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+        let launch = |n: usize| plan.stages[n].op.kernel().launch(&plan.io(n, &layouts), &runtime.caps()).expect(title);
+        let taken: Vec<&str> = (0..plan.stages.len()).map(|n| launch(n).key.entry).collect();
+        assert!(entries.iter().all(|entry| taken.contains(entry)), "{title} on {name} took {taken:?}");
+        let outputs = runtime.call_blocking(variant, call).expect(title);
+        let Engine::Gpu(engine) = runtime.engine() else { unreachable!() };
+        let verdicts = engine.matrix_verdicts();
+        assert!(!verdicts.is_empty() && verdicts.values().all(|right| *right), "{title} on {name}: {verdicts:?}");
+        for (output, want) in cpu.iter() {
+            if let Err(why) = close(want, outputs.get(output).expect(title), Budget::MATRIX) {
+                panic!("{title} on {name}: {output}: {why}");
+            }
+        }
+    }
+    if !covered {
+        println!("not covered: cooperative matrices; no adapter here has them");
+    }
+}
+
+const WHOLE: &[&str] = &["scan/matrix"];
+const SEGMENTS: &[&str] = &["scan/matrix_sums", "scan/carry", "scan/matrix"];
+
+#[test]
+fn odd_sizes_and_shared_heads() {
+    for size in [[1, 1, 1, 32, 32, 32], [2, 4, 2, 63, 20, 24], [1, 1, 1, 97, 8, 136]] {
+        let title = format!("{size:?}");
+        check(&title, &LightningAttention::default(), &inputs(size), WHOLE);
+        let plain = LinearAttention { phi: FeatureMap::Identity, normalise: false, ..Default::default() };
+        check(&title, &plain, &inputs(size), WHOLE);
+        check(&title, &LinearAttention::default(), &inputs(size), WHOLE);
+    }
+}
+
+#[test]
+fn states_masks_and_positions() {
+    let [b, h, l, d, dv] = [2, 2, 75, 24, 32];
+    let call = inputs([b, h, h, l, d, dv]).with("state", random(&[b, h, d, dv], 7));
+    check("state", &LightningAttention::default(), &call, WHOLE);
+    check("retention", &Retention::default(), &call.clone().with("gate", random(&[b, h, l, dv], 8)), WHOLE);
+    let flags = (0..b * l).map(|n| u8::from(n % 5 != 2)).collect::<Vec<_>>();
+    let mask = HostTensor::new(&[b, l], flags).expect("a mask");
+    let z = HostTensor::from_fn(&[b, h, d], |n| 1.0 + n as f32 % 3.0);
+    check("mask", &LinearAttention::default(), &call.with("key_mask", mask).with("z", z), WHOLE);
+}
+
+#[test]
+fn segments() {
+    let size = [1, 2, 1, 2100, 32, 32];
+    check("lightning", &LightningAttention::default(), &inputs(size), SEGMENTS);
+    check("linear", &LinearAttention::default(), &inputs(size), SEGMENTS);
+}
+
+#[test]
+fn large_and_small_states() {
+    let [l, d, dv] = [200, 32, 32];
+    for (k, v) in [(60.0, 900.0), (1e-3, 1e-3)] {
+        let call = Inputs::new()
+            .with("q", random(&[1, 1, l, d], 1).to_f16())
+            .with("k", HostTensor::from_fn(&[1, 1, l, d], |n| k * (1.0 + (n % 7) as f32 * 0.1)).to_f16())
+            .with("v", HostTensor::from_fn(&[1, 1, l, dv], |n| v * (1.0 + (n % 5) as f32 * 0.1)).to_f16());
+        let plain = LinearAttention { phi: FeatureMap::Identity, normalise: false, ..Default::default() };
+        check(&format!("keys {k}, values {v}"), &plain, &call, WHOLE);
+    }
+}

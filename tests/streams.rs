@@ -1,0 +1,202 @@
+//! A call on a stretch of tokens with the state of the stretch before equals one call on all of them, for every causal variant that has a
+//! state, at random splits, on every engine. Read off the cards: an output that is also an input is state, an axis `L` is the tokens.
+
+mod common;
+
+use common::{Budget, close, engines, random, tensor_of};
+use wgpu_attention::case::oracle_inputs;
+use wgpu_attention::variants::CATALOG;
+use wgpu_attention::{Card, DType, Entry, Family, HostTensor, Inputs, Outputs, Value, variant};
+
+const SIZES: [(&str, usize); 16] = [
+    ("B", 2),
+    ("H", 4),
+    ("Hk", 2),
+    ("G", 2),
+    ("L", LENGTH),
+    ("Lq", LENGTH),
+    ("Lk", LENGTH),
+    ("D", 12),
+    ("Dv", 10),
+    ("P", 10),
+    ("Ns", 12),
+    ("K", 4),
+    ("F", 24),
+    ("Dp", 12),
+    ("Do", 9),
+    ("M", 3),
+];
+const LENGTH: usize = 53;
+
+/// Parameters that count the tokens before the call.
+const POSITIONS: [(&str, &str); 4] =
+    [("retention", "offset"), ("transnormer-llm", "offset"), ("mala-causal", "n"), ("flow-attention-causal", "n")];
+
+/// Results that look at more of the past than the state holds: the keys of a window come with the call.
+const WINDOWS: [(&str, &str); 3] = [("lizard", "out"), ("lizard", "window"), ("lizard", "window_lse")];
+
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    let streams = |e: &&Entry| e.card().outputs.iter().any(|o| e.card().input(o.name).is_some());
+    CATALOG.iter().flat_map(|family| family.iter()).filter(|e| e.card().family == Family::Linear).filter(streams)
+}
+
+fn words(card: &Card, name: &str) -> Vec<&'static str> {
+    let shape = card.inputs.iter().find(|i| i.name == name).map_or("", |i| i.shape);
+    // The last alternative is the widest.
+    shape.split('|').next_back().unwrap_or_default().split_whitespace().collect()
+}
+
+fn size(card: &str, word: &str) -> usize {
+    let letter = |name: &str| SIZES.iter().find(|(n, _)| *n == name).map(|(_, n)| *n);
+    match word.trim_matches(['(', ')']) {
+        "K-1" => 3,
+        // Without theta the state of transnormer-llm has D rows.
+        "2*D" if card == "transnormer-llm" => 12,
+        "2*D" => 24,
+        "D//2" => 6,
+        "H*Dv" => 40,
+        word => letter(word).unwrap_or_else(|| panic!("no size for {word}")),
+    }
+}
+
+/// Numbers that keep the recurrences stable: decays below 0, rates from 0 to 1, keys of moderate length.
+fn fill(card: &Card, name: &str, seed: u64) -> HostTensor {
+    let shape: Vec<usize> = words(card, name).iter().map(|w| size(card.name, w)).collect();
+    let raw = random(&shape, seed);
+    let map =
+        |of: fn(f32) -> f32| HostTensor::new(&shape, raw.to_f32().into_iter().map(of).collect::<Vec<_>>()).expect(name);
+    match (card.name, name) {
+        ("ssd", "a") => map(|x| -x.abs()),
+        ("selective-scan", "a") => map(|x| -x.abs()),
+        ("ssd" | "selective-scan", "dt") => map(|x| 0.2 * x.abs()),
+        ("aaren", "u") => map(|x| 0.5 + x.abs()),
+        ("rwkv-7", "kappa") => map(|x| x * 0.25),
+        (_, "log_decay") => map(|x| -0.2 * x.abs()),
+        (_, "beta" | "a" | "alpha") => map(|x| 1.0 / (1.0 + (-x).exp())),
+        _ => raw,
+    }
+}
+
+/// The tokens from `first` to `end` of an input; what has no such axis stays whole.
+fn part(card: &Card, name: &str, x: &HostTensor, first: usize, end: usize) -> HostTensor {
+    match words(card, name).iter().position(|w| ["L", "Lq", "Lk"].contains(w)) {
+        Some(axis) => x.narrow(axis, first, end - first).contiguous(),
+        None => x.clone(),
+    }
+}
+
+fn params(card: &Card, at: usize, optional: bool) -> Vec<(String, Value)> {
+    if card.name == "scan" && optional {
+        // A bonus belongs to a read before the write.
+        return vec![("read".to_owned(), Value::Text("before".to_owned()))];
+    }
+    let position = |(_, name): &(&str, &str)| ((*name).to_owned(), Value::Int(at as i64));
+    POSITIONS.iter().filter(|(name, _)| *name == card.name).map(position).collect()
+}
+
+fn splits(seed: usize) -> Vec<usize> {
+    // A stretch, two single tokens, a stretch, a single one, the rest.
+    let first = 5 + seed * 7 % 20;
+    vec![0, first, first + 1, first + 2, first + 2 + (seed * 5 + 3) % 17, first + 3 + (seed * 5 + 3) % 17, LENGTH]
+}
+
+/// The inputs that are no state: all of them, or the required ones. Where two exclude each other, the later ones are left out.
+fn given(card: &Card, optional: bool) -> Vec<(&'static str, HostTensor)> {
+    let exclusive = ["gate_logits", "gate_input", "a_log", "dt_bias", "key_mask", "theta"];
+    let state = |name: &str| card.outputs.iter().any(|o| o.name == name);
+    card.inputs
+        .iter()
+        .enumerate()
+        .filter(|(_, i)| !state(i.name) && i.dtype == DType::F32)
+        .filter(|(_, i)| !i.optional || (optional && !exclusive.contains(&i.name)))
+        .map(|(n, i)| (i.name, fill(card, i.name, n as u64 + 1)))
+        .collect()
+}
+
+#[test]
+fn linear_variants_agree_with_their_oracles() {
+    let mut failures = Vec::new();
+    let filter = std::env::var("ATTN_TEST").unwrap_or_default();
+    let filter = filter.trim_start_matches("linear/");
+    let linear = CATALOG.iter().flat_map(|family| family.iter()).filter(|e| e.card().family == Family::Linear);
+    for card in linear.map(Entry::card).filter(|card| card.name.contains(filter)) {
+        for optional in [true, false] {
+            let inputs = given(card, optional);
+            let variant = variant::find(card.name).and_then(|e| e.make(&params(card, 0, optional))).expect("a variant");
+            let want = variant.oracle(&oracle_inputs(inputs.iter().map(|(n, t)| (*n, t))));
+            let call = inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(*name, t));
+            for (name, runtime) in engines() {
+                let outputs = match runtime.call_blocking(&*variant, &call) {
+                    Ok(outputs) => outputs,
+                    Err(error) => {
+                        failures.push(format!("{} on {name}: {error}", card.name));
+                        continue;
+                    }
+                };
+                for (output, want) in &want {
+                    let got = outputs.get(output).expect("an output");
+                    if let Err(why) = close(&tensor_of(want), got, Budget::SCAN) {
+                        failures.push(format!("{} on {name}: {output}: {why}", card.name));
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_run_in_parts_equals_one_run() {
+    let mut failures = Vec::new();
+    let mut seen = 0;
+    let filter = std::env::var("ATTN_TEST").unwrap_or_default();
+    for entry in entries().filter(|e| e.card().name.contains(filter.trim_start_matches("linear/"))) {
+        let card = entry.card();
+        for optional in [true, false] {
+            let given = given(card, optional);
+            for (name, runtime) in engines() {
+                let run = |first: usize, end: usize, before: Option<&Outputs<HostTensor>>| {
+                    let mut call = Inputs::new();
+                    for (name, x) in &given {
+                        call.insert(*name, part(card, name, x, first, end));
+                    }
+                    for o in card.outputs.iter().filter(|o| card.input(o.name).is_some()) {
+                        if let Some(x) = before.and_then(|b| b.get(o.name).ok()) {
+                            call.insert(o.name, x);
+                        }
+                    }
+                    let variant = variant::find(card.name).and_then(|e| e.make(&params(card, first, optional)));
+                    runtime
+                        .call_blocking(&*variant.expect("a variant"), &call)
+                        .unwrap_or_else(|e| panic!("{name}: {e}"))
+                };
+                let whole = run(0, LENGTH, None);
+                for seed in [1, 4] {
+                    let bounds = splits(seed);
+                    let mut outs: Vec<Outputs<HostTensor>> = Vec::new();
+                    for pair in bounds.windows(2).filter(|pair| pair[0] < pair[1]) {
+                        let next = run(pair[0], pair[1], outs.last());
+                        outs.push(next);
+                    }
+                    for o in card.outputs.iter().filter(|o| !WINDOWS.contains(&(card.name, o.name))) {
+                        let want = whole.get(o.name).expect("an output");
+                        let (mut first, axis) = (0, o.shape.split_whitespace().position(|w| ["L", "Lq"].contains(&w)));
+                        for out in outs.iter().filter(|_| axis.is_some()).chain(outs.last().filter(|_| axis.is_none()))
+                        {
+                            let got = out.get(o.name).expect("an output");
+                            let want = axis
+                                .map_or(want.clone(), |axis| want.narrow(axis, first, got.shape()[axis]).contiguous());
+                            if let Err(why) = close(&want, got, Budget::SCAN) {
+                                failures.push(format!("{} {} on {name} from {first}: {why}", card.name, o.name));
+                            }
+                            first += axis.map_or(0, |axis| got.shape()[axis]);
+                        }
+                    }
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(seen > 0 || !filter.is_empty(), "no variant streams");
+}

@@ -124,7 +124,7 @@ fn linear_variants_agree_with_their_oracles() {
             let inputs = given(card, optional);
             let variant = variant::find(card.name).and_then(|e| e.make(&params(card, 0, optional))).expect("a variant");
             let want = variant.oracle(&oracle_inputs(inputs.iter().map(|(n, t)| (*n, t))));
-            let call = inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(*name, t));
+            let call = inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
             for (name, runtime) in engines() {
                 let outputs = match runtime.call_blocking(&*variant, &call) {
                     Ok(outputs) => outputs,
@@ -158,7 +158,7 @@ fn a_run_in_parts_equals_one_run() {
                 let run = |first: usize, end: usize, before: Option<&Outputs<HostTensor>>| {
                     let mut call = Inputs::new();
                     for (name, x) in &given {
-                        call.insert(*name, part(card, name, x, first, end));
+                        call.insert(name, part(card, name, x, first, end));
                     }
                     for o in card.outputs.iter().filter(|o| card.input(o.name).is_some()) {
                         if let Some(x) = before.and_then(|b| b.get(o.name).ok()) {

@@ -5,11 +5,11 @@ const P_STRIDE: u32 = CHUNK / 4u + 2u;     // vec4 of halves
 const HALF_STRIDE: u32 = N4 + 2u;
 const JOBS: u32 = 2u * TILES * TILES / SUBGROUPS;
 const PAIR_EACH: u32 = CHUNK * CHUNK / 4u / WORKGROUP;
-const SUMS: u32 = max(2u * CHUNK * S_STRIDE, PATCHES * SUBGROUPS * N * PATCH_STRIDE);
+const SUM_VECS: u32 = max(2u * CHUNK * S_STRIDE, PATCHES * SUBGROUPS * N * PATCH_STRIDE);
 
 var<workgroup> q_tile: array<vec4<f16>, CHUNK * K_STRIDE>;
 var<workgroup> p_tile: array<vec4<f16>, CHUNK * P_STRIDE>;
-var<workgroup> sums: array<vec4<f32>, SUMS>;                              // pairs in two shares of the depth; then a matrix a subgroup
+var<workgroup> sums: array<vec4<f32>, SUM_VECS>;                              // pairs in two shares of the depth; then a matrix a subgroup
 var<workgroup> halves: array<vec4<f16>, PATCHES * SUBGROUPS * N * HALF_STRIDE>;     // matrices of the state a subgroup
 var<workgroup> largest: array<f32, WORKGROUP>;                            // of each lane's numbers of the state
 var<workgroup> gates: array<f32, CHUNK>;       // log decay of the chunk's tokens

@@ -54,7 +54,7 @@ const SEGMENTS: &[&str] = &["scan/matrix_sums", "scan/carry", "scan/matrix"];
 
 #[test]
 fn odd_sizes_and_shared_heads() {
-    for size in [[1, 1, 1, 32, 32, 32], [2, 4, 2, 63, 20, 24], [1, 1, 1, 97, 8, 136]] {
+    for size in [[1, 1, 1, 32, 32, 32], [2, 4, 2, 63, 20, 24]] {
         let title = format!("{size:?}");
         check(&title, &LightningAttention::default(), &inputs(size), WHOLE);
         let plain = LinearAttention { phi: FeatureMap::Identity, normalise: false, ..Default::default() };

@@ -31,23 +31,19 @@ pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps, s: Sizes) -> Option<Launch
     let column_tiles = (lanes / (2 * side)).max(1);
     let wanted = s.width.div_ceil(side * column_tiles).next_power_of_two();
     let most = (caps.max_invocations.min(256) as usize / lanes).min(if side == 16 { SUBGROUPS } else { 4 * SUBGROUPS });
+    let subgroups = wanted.min(most);
+    let columns = subgroups * column_tiles * side;
     let depth_tiles = s.depth.div_ceil(2 * side) * 2;
+    let tiles = s.width.div_ceil(columns);
     let segments = op.pass.segments(s.tokens);
     let sums = matches!(op.pass, Pass::Sums(_));
-    // As many columns as the workgroup memory allows, and two matrices a subgroup on their way through it where they fit: these wait for each
-    // other half as often.
-    let fits = |subgroups: usize, patches: usize| {
-        let columns = subgroups * column_tiles * side;
-        let bytes = match sums {
-            true => sums_memory(side, depth_tiles, subgroups, columns),
-            false => memory(side, depth_tiles, subgroups, columns, patches),
-        };
-        bytes + 4 * depth_tiles * side <= caps.max_workgroup_memory as usize
+    let bytes = |patches: usize| match sums {
+        true => sums_memory(side, depth_tiles, subgroups, columns),
+        false => memory(side, depth_tiles, subgroups, columns, patches),
     };
-    let halves = std::iter::successors(Some(wanted.min(most)), |n| Some(n / 2).filter(|n| *n > 0));
-    let (subgroups, patches) = halves.flat_map(|n| [(n, 2), (n, 1)]).find(|&(n, patches)| fits(n, patches))?;
-    let columns = subgroups * column_tiles * side;
-    let tiles = s.width.div_ceil(columns);
+    // Two matrices a subgroup on their way through workgroup memory wait for each other half as often.
+    let z_bytes = 4 * depth_tiles * side;
+    let patches = [2, 1].into_iter().find(|&n| bytes(n) + z_bytes <= caps.max_workgroup_memory as usize)?;
     let entry = if sums { "scan/matrix_sums" } else { "scan/matrix" };
     let builder = LaunchBuilder::new(op, entry, (subgroups * lanes) as u32, io, caps, &TABLES)
         .tier(Tier::T2)

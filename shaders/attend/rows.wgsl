@@ -92,5 +92,5 @@ fn allowed_in(t: Tile, at: RowAt, query: i32, bounds: vec2<i32>, key: i32, full:
     let early = HAS_PREFIX & (key < args.prefix) & (key >= first) & (key < first + i32(args.split_keys)) & (key < key_limit(t))
         & ((args.causal == 0u) | (key <= query));
     let inside = (key >= 0) & (((key >= bounds.x) & (key < bounds.y)) | early);
-    return at.valid & inside && (!HAS_MASK || full || mask(At(t.batch, at.head, at.row, query, key)));
+    return (at.valid & inside) && (!HAS_MASK || full || mask(At(t.batch, at.head, at.row, query, key)));
 }

@@ -85,23 +85,28 @@ fn join(a: Part, b: Part) -> Part {
     return a;
 }
 
+// A function of its own: its early end must not make the barrier below non-uniform.
+fn each(group: u32, lane: u32) {
+    let first = (group * WORKGROUP + lane) * 4u;
+    let end = args.total * args.keys;
+    if (first >= end) {
+        return;
+    }
+    let count = min(4u, end - first);
+    var x = vec4<f32>();
+    for (var n = 0u; n < count; n++) {
+        let at = pair((first + n) / args.keys, (first + n) % args.keys);
+        x[n] = args.empty;
+        if (allowed(at)) {
+            x[n] = element(at);
+        }
+    }
+    put(first, x, count);
+}
+
 fn kernel(group: u32, lane: u32) {
     if (REDUCE == EACH) {
-        let first = (group * WORKGROUP + lane) * 4u;
-        let end = args.total * args.keys;
-        if (first >= end) {
-            return;
-        }
-        let count = min(4u, end - first);
-        var x = vec4<f32>();
-        for (var n = 0u; n < count; n++) {
-            let at = pair((first + n) / args.keys, (first + n) % args.keys);
-            x[n] = args.empty;
-            if (allowed(at)) {
-                x[n] = element(at);
-            }
-        }
-        put(first, x, count);
+        each(group, lane);
         return;
     }
     let row = group * (WORKGROUP / LANES) + lane / LANES;

@@ -41,7 +41,7 @@ fn stage_key(t: Tile, first: u32, n: u32, x: vec4<f16>, factor: f32) {
     let j = n / DEPTH4;
     let there = kept(t, first + j) && n % DEPTH4 * 4u < args.depth;
     var y = x;
-    if (HAS_WRITE || SUMS && SCALAR) {
+    if (HAS_WRITE || (SUMS && SCALAR)) {
         var by = factor;
         if (HAS_WRITE && there) {
             by *= w(At(t.batch, t.head, first + j, 0, 0));

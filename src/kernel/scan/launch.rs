@@ -202,25 +202,52 @@ fn chunk(op: &Scan, io: &Io, caps: &Caps, s: Sizes, columns: usize, z: bool) -> 
     common(builder, op, io, s, tiles, z).groups(s.batch * s.heads * segments * tiles)
 }
 
+/// The shape of a workgroup of `scan/recurrent`, and the bytes of workgroup memory it needs.
+struct Recurrent {
+    workgroup: usize,
+    /// vec4 of value columns.
+    columns: usize,
+    /// Rows of the state, rounded up to whole passes of the workgroup.
+    depth: usize,
+    /// Vectors of `depth` that a token brings.
+    kinds: usize,
+    fixed: usize,
+    /// Bytes a token besides `fixed`.
+    token: usize,
+}
+
+impl Recurrent {
+    fn new(op: &Scan, io: &Io, depth: usize, vectors: usize, (workgroup, widest): (usize, usize)) -> Recurrent {
+        // At most 16 rows of a vec4 a thread, so that the state stays in registers.
+        let columns =
+            [16, 8, 4, 2].into_iter().find(|&c| c <= vectors.min(widest) && depth * c <= 16 * workgroup).unwrap_or(1);
+        let depth = depth.next_multiple_of(workgroup / columns).next_multiple_of(32);
+        let erase = erases(op, io);
+        let kinds = 2 + usize::from(op.decay == Decay::Channel) + if erase { 2 } else { 0 };
+        let fixed = 16 * 2 * workgroup * if erase { 2 } else { 1 } + 16 * workgroup / columns + 16;
+        Recurrent { workgroup, columns, depth, kinds, fixed, token: 4 * (kinds * depth + 4 * columns + 1) }
+    }
+
+    fn fits(&self) -> bool {
+        self.fixed + self.token <= MEMORY
+    }
+}
+
 fn recurrent(op: &Scan, io: &Io, caps: &Caps, s: Sizes, vectors: usize, z: bool) -> Result<Launch> {
-    // A few tokens are all state: whole rows of it a workgroup. Many are all latency: more workgroups.
-    let (workgroup, widest) = if s.tokens.max(s.queries) <= FEW { STEP } else { (RECURRENT_WORKGROUP, COLUMNS) };
-    // At most 16 rows of a vec4 a thread, so that the state stays in registers.
-    let columns =
-        [16, 8, 4, 2].into_iter().find(|&c| c <= vectors.min(widest) && s.depth * c <= 16 * workgroup).unwrap_or(1);
-    let depth = s.depth.next_multiple_of(workgroup / columns).next_multiple_of(32);
-    let erase = erases(op, io);
-    let kinds = 2 + usize::from(op.decay == Decay::Channel) + if erase { 2 } else { 0 };
-    let fixed = 16 * 2 * workgroup * if erase { 2 } else { 1 } + 16 * workgroup / columns + 16;
-    let token = 4 * (kinds * depth + 4 * columns + 1);
-    if fixed + token > MEMORY {
-        let deepest = (MEMORY - fixed) / (4 * kinds);
+    // A few tokens are all state: whole rows of it a workgroup, if it has the memory. Many are all latency: more workgroups.
+    let few = s.tokens.max(s.queries) <= FEW;
+    let fitting = few.then(|| Recurrent::new(op, io, s.depth, vectors, STEP)).filter(Recurrent::fits);
+    let shape = fitting.unwrap_or_else(|| Recurrent::new(op, io, s.depth, vectors, (RECURRENT_WORKGROUP, COLUMNS)));
+    if !shape.fits() {
+        let deepest = (MEMORY - shape.fixed) / (4 * shape.kinds);
         let message = format!(
             "scan: {} features; a token's vectors must fit 16 KiB of workgroup memory: up to {deepest}",
             s.depth
         );
         return Err(Error::new(ErrorKind::Limit, message));
     }
+    let Recurrent { workgroup, columns, depth, kinds, fixed, token } = shape;
+    let erase = erases(op, io);
     let tokens = (STAGED / (kinds * depth)).clamp(1, 16).min((MEMORY - fixed) / token);
     let tiles = s.width.div_ceil(4 * columns);
     let shift = if op.bidirectional { s.tokens } else { usize::from(!op.read_before) };

@@ -162,6 +162,33 @@ impl PlanBuilder<'_> {
     /// # Errors
     /// As [`PlanBuilder::stage`].
     pub fn attend(&mut self, label: &str, op: attend::Attend, io: AttendIo, hooks: Vec<Hook>) -> Result<()> {
+        let whole = op.splits > 1 || io.mass.is_some() || io.out.shape.len() != 4;
+        let parts = if whole { 1 } else { op.parts(&io.q.shape, &io.k.shape, io.v.shape[3]) };
+        if parts > 1 { self.attend_parts(label, op, io, hooks, parts) } else { self.attend_whole(label, op, io, hooks) }
+    }
+
+    /// Ranges of keys at the same time, and their merge.
+    fn attend_parts(
+        &mut self,
+        label: &str,
+        op: attend::Attend,
+        mut io: AttendIo,
+        hooks: Vec<Hook>,
+        parts: usize,
+    ) -> Result<()> {
+        self.note(format!("{label}: {} rows over {} keys are cut in {parts} ranges of keys", io.q.shape[2], io.k.shape[2]));
+        let [batch, heads, queries, _] = io.q.shape[..] else { return self.attend_whole(label, op, io, hooks) };
+        let width = io.v.shape[3];
+        let outs = self.scratch(&format!("{label}_outs"), DType::F32, &[parts, batch, heads, queries, width]);
+        let lses = self.scratch(&format!("{label}_lses"), DType::F32, &[parts, batch, heads, queries]);
+        let (out, lse) = (std::mem::replace(&mut io.out, outs.clone()), io.lse.replace(lses.clone()));
+        // Sink logits count once, not in every range.
+        let sink = io.sink.take();
+        self.attend_whole(label, attend::Attend { splits: parts, ..op }, io, hooks)?;
+        self.merge(&outs, &lses, sink.as_ref(), &out, lse.as_ref())
+    }
+
+    fn attend_whole(&mut self, label: &str, op: attend::Attend, io: AttendIo, hooks: Vec<Hook>) -> Result<()> {
         let lead = |r: Ref, rank: usize| if r.shape.len() < rank { r.insert(0) } else { r };
         let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("out", lead(io.out, 5))];
         optional(&mut list, "lse", io.lse.map(|r| lead(r, 4)));

@@ -72,7 +72,7 @@ fn tile(width: usize, rows: usize, small: bool) -> Choice {
 }
 
 /// Rows that a decode step may have, and how wide.
-const DECODE_ROWS: usize = 16;
+pub(super) const DECODE_ROWS: usize = 16;
 const DECODE_WIDEST: usize = 256;
 
 /// A few rows over many keys: bound by the bytes of K and V.

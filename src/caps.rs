@@ -27,13 +27,33 @@ impl Tier {
     }
 }
 
+/// Kinds of devices that want other kernels or tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceClass {
+    /// Computes on the CPU: its compiler takes seconds for a shader that is unrolled far.
+    Software,
+    /// Shares its memory with the CPU.
+    Integrated,
+    /// Has its own memory.
+    Discrete,
+    /// A browser does not say.
+    Unknown,
+}
+
+impl DeviceClass {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        ["software", "integrated", "discrete", "unknown"][self as usize]
+    }
+}
+
 /// Limits and abilities of the device at hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caps {
     /// Who compiles the shaders.
     pub target: Target,
-    /// The adapter computes on the CPU: its compiler takes seconds for a shader that is unrolled far.
-    pub software: bool,
+    /// What kind of device it is.
+    pub class: DeviceClass,
     /// The highest tier whose demands the device meets.
     pub tier: Tier,
     /// Bytes that one storage binding may hold.
@@ -67,7 +87,7 @@ impl Caps {
     pub fn portable(target: Target) -> Self {
         Caps {
             target,
-            software: false,
+            class: DeviceClass::Unknown,
             tier: Tier::T0,
             max_binding: 128 << 20,
             max_buffer: 256 << 20,

@@ -108,6 +108,9 @@ impl<V: Variant> Variant for Hooked<V> {
     }
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
+        if self.block_map && self.hooks.iter().any(|hook| hook.point() == Point::Mask) {
+            plan.whole_from(structure::LEAST_QUERIES);
+        }
         self.variant.plan(problem, plan)?;
         let mut masked = None;
         for user in &self.hooks {

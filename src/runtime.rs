@@ -3,7 +3,7 @@
 use crate::caps::{Caps, Target};
 use crate::cpu::CpuEngine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::gpu::{GpuEngine, GpuOptions, GpuPlan, Timing};
+use crate::gpu::{GpuEngine, GpuOptions, GpuPlan, Timing, Tuned};
 use crate::plan::{Plan, PlanBuilder};
 use crate::problem::{Problem, Spec};
 use crate::tensor::{HostTensor, Inputs, Storage, Tensor};
@@ -219,6 +219,27 @@ impl Runtime {
         }
     }
 
+    /// Measures, on this device and with these inputs, every kernel and tile that the plan of a variant could use, and takes the fastest
+    /// for this and later plans of the same kernels and sizes (a factor of two apart at most). With a folder in [`GpuOptions::cache`] the
+    /// choices are kept there beside the pipelines and found by later runs. Nothing is measured without this call. It takes seconds: every
+    /// candidate is compiled. Several sets of inputs are used in turn, so that small ones are not found in a cache.
+    ///
+    /// The CPU engine has one kernel for each operation: the list is empty.
+    ///
+    /// # Errors
+    /// As [`plan`](Runtime::plan); [`ErrorKind::Unsupported`] without timestamp queries, [`ErrorKind::MissingInput`] without a set,
+    /// [`ErrorKind::File`] when the choices can not be written.
+    pub async fn tune(&self, variant: &dyn Variant, sets: &[Inputs]) -> Result<Vec<Tuned>> {
+        let Some(first) = sets.first() else {
+            return Err(Error::new(ErrorKind::MissingInput, "tune: no set of inputs"));
+        };
+        let plan = self.plan(variant, first)?;
+        match &self.engine {
+            Engine::Gpu(engine) => engine.tune(&plan, sets).await,
+            Engine::Cpu(_) => Ok(Vec::new()),
+        }
+    }
+
     /// The elements of a tensor in host memory, row-major.
     ///
     /// # Errors
@@ -308,7 +329,7 @@ impl Runtime {
         }
     }
 
-    /// Writes the pipeline cache to the folder given in [`GpuOptions::cache`]; nothing without one.
+    /// Writes the pipeline cache and what [`tune`](Runtime::tune) chose to the folder given in [`GpuOptions::cache`]; nothing without one.
     ///
     /// # Errors
     /// [`ErrorKind::File`].
@@ -363,6 +384,14 @@ impl Runtime {
     /// As [`Runtime::call`].
     pub fn call_blocking(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<Outputs<HostTensor>> {
         pollster::block_on(self.call(variant, inputs))
+    }
+
+    /// [`Runtime::tune`], waiting.
+    ///
+    /// # Errors
+    /// As [`Runtime::tune`].
+    pub fn tune_blocking(&self, variant: &dyn Variant, sets: &[Inputs]) -> Result<Vec<Tuned>> {
+        pollster::block_on(self.tune(variant, sets))
     }
 
     /// [`Runtime::time`], waiting.

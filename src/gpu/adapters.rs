@@ -62,7 +62,7 @@ pub(super) fn matrix_side(shapes: &[wgpu::CooperativeMatrixProperties]) -> Optio
         .max()
 }
 
-fn is_software(info: &wgpu::AdapterInfo) -> bool {
+pub(super) fn is_software(info: &wgpu::AdapterInfo) -> bool {
     matches!(kind(info), "lavapipe" | "swiftshader" | "software")
 }
 

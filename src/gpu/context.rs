@@ -1,7 +1,7 @@
 //! A device with what was enabled on it.
 
 use super::adapters;
-use crate::caps::{Caps, Target, Tier};
+use crate::caps::{Caps, DeviceClass, Target, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -136,7 +136,13 @@ fn caps(device: &wgpu::Device, adapter: Option<&wgpu::Adapter>, info: &wgpu::Ada
     };
     Caps {
         target: if browser { Target::Browser } else { Target::Native },
-        software: info.device_type == wgpu::DeviceType::Cpu,
+        class: match info.device_type {
+            // Browsers name their software adapter and give it no type.
+            _ if adapters::is_software(info) => DeviceClass::Software,
+            wgpu::DeviceType::DiscreteGpu => DeviceClass::Discrete,
+            wgpu::DeviceType::IntegratedGpu => DeviceClass::Integrated,
+            _ => DeviceClass::Unknown,
+        },
         tier,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,

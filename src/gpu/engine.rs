@@ -1,5 +1,6 @@
 //! Running a plan: resolve bindings, launch each stage, encode, submit.
 
+use super::choices::Choices;
 use super::context::{Gpu, scoped};
 use super::pipelines::{Pipeline, Pipelines};
 use super::pool::Pool;
@@ -20,6 +21,7 @@ pub struct GpuEngine {
     pub(super) pipelines: Arc<Pipelines>,
     pub(super) pool: Arc<Pool>,
     pub(super) verdicts: Arc<Mutex<Verdicts>>,
+    pub(super) choices: Arc<Choices>,
 }
 
 /// A plan with its scratch memory, constants and bind groups on the device.
@@ -75,7 +77,8 @@ impl GpuEngine {
 
     fn with(gpu: Gpu, options: &GpuOptions) -> Self {
         let pool = Pool::new(&gpu.device, options.poison);
-        GpuEngine { pipelines: Arc::new(Pipelines::new(&gpu, options)), gpu, pool, verdicts: Arc::default() }
+        let choices = Arc::new(Choices::open(&gpu, options.cache.as_deref()));
+        GpuEngine { pipelines: Arc::new(Pipelines::new(&gpu, options)), gpu, pool, verdicts: Arc::default(), choices }
     }
 
     /// The device.
@@ -103,12 +106,13 @@ impl GpuEngine {
         self.pool.trim();
     }
 
-    /// Writes the pipeline cache on disk.
+    /// Writes the pipeline cache on disk, and what [`tune`](GpuEngine::tune) chose.
     ///
     /// # Errors
     /// [`ErrorKind::File`].
     pub fn save_pipelines(&self) -> Result<()> {
-        self.pipelines.save()
+        self.pipelines.save()?;
+        self.choices.save()
     }
 
     /// Why the pipeline cache on disk was not used, if it was not.

@@ -1,6 +1,7 @@
 //! The GPU engine: runs plans through wgpu. It knows plans, kernels and shaders, and no variant.
 
 mod adapters;
+mod choices;
 mod context;
 mod disk;
 mod engine;
@@ -11,6 +12,7 @@ mod readback;
 mod resolve;
 mod self_test;
 mod self_test_scan;
+mod tune;
 
 pub use adapters::{AdapterReport, adapters};
 pub use context::{Gpu, GpuOptions};
@@ -18,3 +20,4 @@ pub use engine::{GpuEngine, GpuPlan};
 pub use pool::Lease;
 pub use profile::Timing;
 pub use self_test::{Shape, Verdicts};
+pub use tune::Tuned;

@@ -5,8 +5,8 @@
 //! [`GpuEngine::matrix_verdicts`], and its problems run on the portable kernel.
 
 use super::engine::{GpuEngine, GpuPlan};
-use crate::caps::{Caps, Tier};
-use crate::error::Result;
+use crate::caps::Tier;
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::attend::Attend;
 use crate::kernel::key::{Const, KernelKey, Launch};
 use crate::kernel::{Io, Kernel, Op};
@@ -35,21 +35,56 @@ impl GpuEngine {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The launch of a kernel: by matrices only when this shape of them is known to be right.
+    /// The launch of a kernel: the one measured best here, else the first; by matrices only when this shape of them is known to be
+    /// right.
     pub(super) fn launch(&self, kernel: &dyn Kernel, io: &Io) -> Result<Launch> {
-        let launch = kernel.launch(io, &self.gpu.caps)?;
-        if launch.key.tier < Tier::T2 || self.matrix_verdicts().get(&shape(&launch.key)) == Some(&true) {
-            return Ok(launch);
+        let caps = &self.gpu.caps;
+        let first = kernel.launch(io, caps)?;
+        let verdicts = self.matrix_verdicts();
+        let serves = |launch: &Launch| launch.key.tier < Tier::T2 || verdicts.get(&shape(&launch.key)) == Some(&true);
+        if let Some(wanted) = self.choices.wanted(&first, kernel.flops(io)) {
+            for n in 0.. {
+                let Some(launch) = kernel.alternative(n, io, caps)? else { break };
+                if launch.key.label() == wanted && serves(&launch) {
+                    return Ok(launch);
+                }
+            }
         }
-        kernel.launch(io, &Caps { matrix: None, ..self.gpu.caps.clone() })
+        if serves(&first) {
+            return Ok(first);
+        }
+        for n in 1.. {
+            match kernel.alternative(n, io, caps)? {
+                Some(launch) if serves(&launch) => return Ok(launch),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let message = format!("{}: no launch passed the device's self-test", kernel.name());
+        Err(Error::new(ErrorKind::Unsupported, message))
     }
 
-    /// Tests the matrix shape of a launch if it has one that was not tested yet.
+    /// Tests the matrix shape of the launch that will be asked for, if it has one that was not tested yet.
     pub(super) async fn test_matrix(&self, kernel: &dyn Kernel, io: &Io) -> Result<()> {
-        let key = kernel.launch(io, &self.gpu.caps)?.key;
-        let shape = shape(&key);
+        let first = kernel.launch(io, &self.gpu.caps)?;
+        if let Some(wanted) = self.choices.wanted(&first, kernel.flops(io)) {
+            for n in 1.. {
+                match kernel.alternative(n, io, &self.gpu.caps)? {
+                    Some(launch) if launch.key.label() == wanted => self.test_key(&launch.key).await,
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        }
+        self.test_key(&first.key).await;
+        Ok(())
+    }
+
+    /// Tests the matrix shape of a key if it has one that was not tested yet.
+    pub(super) async fn test_key(&self, key: &KernelKey) {
+        let shape = shape(key);
         if key.tier < Tier::T2 || self.matrix_verdicts().contains_key(&shape) {
-            return Ok(());
+            return;
         }
         self.judge(&shape, true);
         // A shader that does not compile is a failure like a wrong result: the portable kernel serves.
@@ -57,9 +92,7 @@ impl GpuEngine {
             Some(("scan", _)) => self.run_scan(&shape).await,
             _ => self.run_matrix(&shape).await,
         };
-        let right = right.unwrap_or(false);
-        self.judge(&shape, right);
-        Ok(())
+        self.judge(&shape, right.unwrap_or(false));
     }
 
     fn judge(&self, shape: &Shape, right: bool) {
@@ -74,10 +107,17 @@ impl GpuEngine {
         let problem = Problem::new(rows, keys, depth, width);
         let plan = problem.plan();
         let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
-        let launch = plan.stages[0].op.kernel().launch(&plan.io(0, &layouts), &self.gpu.caps)?;
-        if self::shape(&launch.key) != *shape {
-            return Ok(false);
-        }
+        let (kernel, io) = (plan.stages[0].op.kernel(), plan.io(0, &layouts));
+        let mut n = 0;
+        let launch = loop {
+            match kernel.alternative(n, &io, &self.gpu.caps)? {
+                Some(launch) if self::shape(&launch.key) == *shape => break launch,
+                Some(_) => n += 1,
+                None => return Ok(false),
+            }
+        };
+        // The run below asks for the launch by its label.
+        let _wanted = self.choices.lend(&kernel.launch(&io, &self.gpu.caps)?, kernel.flops(&io), &launch);
         self.pipelines.prepare(&self.gpu, &launch.key).await?;
         let outputs = self.run(&plan, &GpuPlan::bare(&plan), &problem.inputs())?;
         let got = self.read(&outputs[0].1).await?.to_f64();

@@ -14,7 +14,7 @@ use crate::user_hook::Sizes;
 const QUERIES: usize = 128;
 const KEYS: usize = 64;
 /// Below so many queries a step reads its keys once anyway, and kernels for few rows take no lists.
-const LEAST_QUERIES: usize = 32;
+pub(super) const LEAST_QUERIES: usize = 32;
 
 /// Turns the users' masks of stage `n` into bounds or a block map, where that skips work.
 pub(super) fn structure(plan: &mut PlanBuilder, n: usize, sizes: Sizes) -> Result<()> {
@@ -30,8 +30,8 @@ pub(super) fn structure(plan: &mut PlanBuilder, n: usize, sizes: Sizes) -> Resul
         Attend { keys: keys @ (Keys::Blocks { .. } | Keys::Tokens { .. }), .. } => {
             Some(format!("{keys:?} are listed already"))
         }
-        Attend { splits: 2.., .. } => Some("the keys are split".to_owned()),
         _ if queries < LEAST_QUERIES => Some(format!("{queries} queries are too few")),
+        Attend { splits: 2.., .. } => Some("the keys are split".to_owned()),
         _ if queries <= QUERIES && keys <= KEYS => Some("there is one tile".to_owned()),
         _ => None,
     };

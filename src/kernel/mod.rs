@@ -98,6 +98,26 @@ pub trait Kernel {
     /// A limit of the device, or a combination that no kernel covers.
     fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch>;
 
+    /// The n-th best launch, [`launch`](Kernel::launch) being the first; `None` when there are fewer. All compute the same: the others
+    /// serve where one fails its self-test, and where somebody measures.
+    ///
+    /// # Errors
+    /// As [`launch`](Kernel::launch).
+    fn alternative(&self, n: usize, io: &Io, caps: &Caps) -> Result<Option<Launch>> {
+        let first = self.launch(io, caps)?;
+        match n {
+            0 => Ok(Some(first)),
+            1 if first.key.tier == Tier::T2 => self.launch(io, &Caps { matrix: None, ..caps.clone() }).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Why the first launch is first and what was passed over, for a reader. Empty where there is no choice.
+    fn reasons(&self, io: &Io, caps: &Caps) -> Vec<String> {
+        let _ = (io, caps);
+        Vec::new()
+    }
+
     /// The same in f32 on the CPU, fast.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use crate::tensor::{DType, HostTensor, Layout};
 pub struct PlanBuilder<'a> {
     problem: &'a Problem,
     plan: Plan,
+    whole_from: usize,
 }
 
 impl<'a> PlanBuilder<'a> {
@@ -30,7 +31,7 @@ impl<'a> PlanBuilder<'a> {
                 check: None,
             });
         }
-        PlanBuilder { problem, plan }
+        PlanBuilder { problem, plan, whole_from: usize::MAX }
     }
 
     /// The finished plan.
@@ -160,6 +161,16 @@ impl<'a> PlanBuilder<'a> {
     /// Tells a reader of the plan what was decided and why.
     pub fn note(&mut self, text: impl Into<String>) {
         self.plan.notes.push(text.into());
+    }
+
+    /// Leaves the keys of `attend` stages of so many queries and more in one range: a wrapper will list their blocks.
+    pub(crate) fn whole_from(&mut self, queries: usize) {
+        self.whole_from = queries;
+    }
+
+    /// Whether a stage of so many queries may have its keys cut in ranges.
+    pub(super) fn may_cut(&self, queries: usize) -> bool {
+        queries < self.whole_from
     }
 
     /// The stages so far, for a wrapper to change.

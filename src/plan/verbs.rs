@@ -162,7 +162,7 @@ impl PlanBuilder<'_> {
     /// # Errors
     /// As [`PlanBuilder::stage`].
     pub fn attend(&mut self, label: &str, op: attend::Attend, io: AttendIo, hooks: Vec<Hook>) -> Result<()> {
-        let whole = op.splits > 1 || io.mass.is_some() || io.out.shape.len() != 4;
+        let whole = op.splits > 1 || io.mass.is_some() || io.out.shape.len() != 4 || !self.may_cut(io.q.shape[2]);
         let parts = if whole { 1 } else { op.parts(&io.q.shape, &io.k.shape, io.v.shape[3]) };
         if parts > 1 { self.attend_parts(label, op, io, hooks, parts) } else { self.attend_whole(label, op, io, hooks) }
     }
@@ -176,7 +176,10 @@ impl PlanBuilder<'_> {
         hooks: Vec<Hook>,
         parts: usize,
     ) -> Result<()> {
-        self.note(format!("{label}: {} rows over {} keys are cut in {parts} ranges of keys", io.q.shape[2], io.k.shape[2]));
+        self.note(format!(
+            "{label}: {} rows over {} keys are cut in {parts} ranges of keys",
+            io.q.shape[2], io.k.shape[2]
+        ));
         let [batch, heads, queries, _] = io.q.shape[..] else { return self.attend_whole(label, op, io, hooks) };
         let width = io.v.shape[3];
         let outs = self.scratch(&format!("{label}_outs"), DType::F32, &[parts, batch, heads, queries, width]);

@@ -2,10 +2,11 @@
 
 use crate::failure::Failure;
 use crate::out;
+use wgpu_attention::caps::Caps;
 use wgpu_attention::cpu::CpuEngine;
 use wgpu_attention::kernel::Op;
 use wgpu_attention::plan::Plan;
-use wgpu_attention::{HostTensor, Inputs};
+use wgpu_attention::{HostTensor, Inputs, Layout};
 
 /// The widest picture of a map, in characters.
 const WIDTH: usize = 64;
@@ -34,6 +35,24 @@ pub fn masks(plan: &Plan) -> Result<(), Failure> {
     }
     out::line("");
     Ok(())
+}
+
+/// Which kernel each stage takes on such a device, why, and which it passes over.
+pub fn kernels(plan: &Plan, caps: &Caps) {
+    let matrix = caps.matrix.map_or(String::new(), |side| format!(", matrices of {side} x {side}"));
+    let memory = caps.max_workgroup_memory >> 10;
+    out::line(format!(
+        "kernels for tier {}, class {}, {memory} KiB of workgroup memory{matrix}:",
+        caps.tier.name(),
+        caps.class.name()
+    ));
+    let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+    for (n, stage) in plan.stages.iter().enumerate() {
+        for reason in stage.op.kernel().reasons(&plan.io(n, &layouts), caps) {
+            out::line(format!("{n}. {reason}"));
+        }
+    }
+    out::line("");
 }
 
 /// The first map, queries downwards, keys to the right: `.` empty, `#` full, `+` mixed or several tiles that differ.

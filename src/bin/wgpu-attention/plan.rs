@@ -26,9 +26,12 @@ pub struct Args {
     /// Optional inputs that are present: `mask,bias`.
     #[arg(long, value_name = "INPUTS", value_delimiter = ',')]
     with: Vec<String>,
-    /// Says what was decided and why: bounds and block maps of masks given as code.
+    /// Says what was decided and why: ranges of keys, bounds and block maps of masks given as code, kernels and their tiles.
     #[arg(long)]
     explain: bool,
+    /// Part of the name or driver of the adapter to choose kernels for; without it those that run on every device.
+    #[arg(long, value_name = "SUBSTRING")]
+    adapter: Option<String>,
     #[command(flatten)]
     hooks: crate::hooks::HookArgs,
 }
@@ -69,10 +72,15 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
     let plan = wgpu_attention::runtime::plan(&variant, &problem)?;
     out::line(plan.to_string().trim_end());
     out::line("");
+    let caps = match &args.adapter {
+        Some(adapter) => crate::engines::open(crate::engines::Engine::Gpu, Some(adapter))?.caps(),
+        None => Caps::portable(Target::Native),
+    };
     if args.explain {
         crate::explain::masks(&plan)?;
+        crate::explain::kernels(&plan, &caps);
     }
-    costs(&plan)
+    costs(&plan, &caps)
 }
 
 /// Names that no part of the card knows are mistakes that would otherwise change nothing.
@@ -104,15 +112,14 @@ fn check(card: &Card, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn costs(plan: &Plan) -> Result<Outcome, Failure> {
-    let caps = Caps::portable(Target::Native);
+fn costs(plan: &Plan, caps: &Caps) -> Result<Outcome, Failure> {
     let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
     let mut table = Table::new(&["", "stage", ">workgroups", ">MFLOP", ">MB", "kernel"]);
     let (mut flops, mut moved) = (0.0, 0.0);
     for (n, stage) in plan.stages.iter().enumerate() {
         let io = plan.io(n, &layouts);
         let kernel = stage.op.kernel();
-        let launch = kernel.launch(&io, &caps)?;
+        let launch = kernel.launch(&io, caps)?;
         let (work, size) = (kernel.flops(&io), touched(&io) as f64);
         flops += work;
         moved += size;

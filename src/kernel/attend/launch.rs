@@ -1,14 +1,23 @@
-//! The launch of `attend/decode`, `attend/matrix` or `attend/tile`: which, with which tile, by facts of the device and the problem.
+//! The launch of `attend/decode`, `attend/matrix` or `attend/tile`.
 
+use super::choice::choices;
 use super::{Attend, Keys, Normaliser, TABLES};
 use crate::caps::{Caps, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, Point};
-use crate::kernel::{Io, LaunchBuilder, element};
-use crate::tensor::DType;
+use crate::kernel::{Io, LaunchBuilder};
 
 /// The portable tile's accumulators are 32 vec4 a thread at this width: wider ones would not stay in registers.
 const WIDEST: usize = 512;
+
+/// What a reader of the plan wants to know: the choice, and what was passed over.
+pub(super) fn reasons(op: &Attend, io: &Io, caps: &Caps) -> Vec<String> {
+    let p = packing(op, io);
+    let (choices, refusals) = choices(op, io, caps, p.pack * p.block_rows);
+    let chosen =
+        choices.first().map(|c| format!("{}, {} rows a workgroup of {}: {}", c.entry, c.rows, c.workgroup, c.why));
+    chosen.into_iter().chain(refusals.iter().map(|(entry, why)| format!("not {entry}: {why}"))).collect()
+}
 
 /// Rows that one block of packed rows holds, and how many query heads are packed.
 struct Packing {
@@ -37,131 +46,8 @@ fn common(a: usize, b: usize) -> usize {
     if b == 0 { a } else { common(b, a % b) }
 }
 
-/// A kernel and its tile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Choice {
-    tier: Tier,
-    entry: &'static str,
-    /// Query rows of a workgroup.
-    rows: usize,
-    /// Rows of K and V are read 16 bytes a thread.
-    wide: bool,
-    workgroup: u32,
-    consts: Vec<(&'static str, u32)>,
-    imports: Vec<&'static str>,
-}
-
-/// The portable tile: runs everywhere, takes everything.
-fn tile(width: usize, rows: usize, small: bool) -> Choice {
-    // Sums of 8 rows x 8 values a thread, or as near as registers and the width allow. `small`: half the rows and more threads, where the
-    // larger shader costs more to compile than it gains.
-    let workgroup: usize = if width <= 96 && !small { 64 } else { 128 };
-    let vecs = width.div_ceil(4).div_ceil(workgroup / 8);
-    let each = if small || rows <= 32 || width > 256 { 4 } else { 8 };
-    let operands = (8 * each + 64) * 5;
-    let keys = [16, 8, 4, 2].into_iter().find(|keys| keys * vecs * workgroup / 8 <= operands).unwrap_or(1);
-    Choice {
-        tier: Tier::T0,
-        entry: "attend/tile",
-        wide: false,
-        rows: 8 * each,
-        workgroup: workgroup as u32,
-        consts: vec![("ROWS_EACH", each as u32), ("VALUE_VECS", vecs as u32), ("VALUE_KEYS", keys as u32)],
-        imports: vec!["attend/tile_stage", "attend/tile_scores"],
-    }
-}
-
-/// Rows that a decode step may have, and how wide.
-pub(super) const DECODE_ROWS: usize = 16;
-const DECODE_WIDEST: usize = 256;
-
-/// A few rows over many keys: bound by the bytes of K and V.
-fn decode(io: &Io, rows: usize) -> Option<Choice> {
-    let depth = io.get("q").layout.shape[3];
-    let width = io.get("v").layout.shape[3];
-    if rows > DECODE_ROWS || depth.max(width) > DECODE_WIDEST {
-        return None;
-    }
-    let lanes = depth.max(width).div_ceil(8).next_power_of_two().max(4);
-    let packed = rows.next_power_of_two().min(8);
-    // As many bytes in flight as registers allow beside Q and the sums of the rows.
-    let loads = match packed {
-        1 => 8,
-        2 | 4 => 4,
-        _ => 2,
-    };
-    let wide = ["k", "v"].iter().all(|role| {
-        let layout = &io.get(role).layout;
-        let eight = |n: &usize| n.is_multiple_of(8);
-        element(io.get(role)).vector
-            && eight(&layout.offset)
-            && layout.strides[..3].iter().all(eight)
-            && eight(&layout.shape[3])
-    });
-    Some(Choice {
-        tier: Tier::T0,
-        entry: "attend/decode",
-        wide,
-        rows: packed,
-        workgroup: 128,
-        consts: vec![("ROWS", packed as u32), ("LANES", lanes as u32), ("LOADS", loads)],
-        imports: vec!["attend/decode_stage"],
-    })
-}
-
-/// Wider rows do not fit the registers beside Q and the accumulators.
-const MATRIX_WIDEST: usize = 256;
-
-/// Cooperative matrices, where the device has them and the problem fills them.
-fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Option<Choice> {
-    let side = caps.matrix? as usize;
-    let lanes = caps.subgroups.filter(|(least, most)| least == most)?.0 as usize;
-    let depth = io.get("q").layout.shape[3].div_ceil(side);
-    let width = io.get("v").layout.shape[3].div_ceil(side);
-    let widest = depth.max(width) * side;
-    let halves = ["q", "k", "v"].map(|role| element(io.get(role))).iter().all(|e| e.dtype == DType::F16 && e.vector);
-    // A decode step has too few rows for a tile of matrices.
-    let fits = halves && lanes.is_multiple_of(side) && widest <= MATRIX_WIDEST && rows > 32;
-    // Rows wider than 128 leave registers for half as many: two invocations share one.
-    let share = if widest > 128 && lanes >= 2 * side { 2 } else { 1 };
-    if !fits || matches!(op.keys, Keys::Tokens { .. }) || lanes / share < side || lanes / share / side > 4 {
-        return None;
-    }
-    // What was best of the tiles tried on one GPU (benches/NOTES.md): narrow rows leave registers for several workgroups a processor,
-    // which hide each other's barriers; wide ones need many subgroups to share what is staged.
-    let invocations: usize = if widest > 64 { 256 } else { 128 };
-    for invocations in [invocations, invocations / 2] {
-        let subgroups = invocations / lanes;
-        let tile = invocations / share;
-        let staged = 2 * side * ((depth * side + 8) + (width * side + 8)) * 2;
-        let bytes = staged + tile * (side + 4) * (4 + 2) + subgroups * 16 + 16;
-        if bytes > caps.max_workgroup_memory as usize || invocations > caps.max_invocations as usize || subgroups == 0 {
-            continue;
-        }
-        return Some(Choice {
-            tier: Tier::T2,
-            entry: "attend/matrix",
-            wide: false,
-            rows: tile,
-            workgroup: invocations as u32,
-            consts: vec![
-                ("SUBGROUPS", subgroups as u32),
-                ("ROW_TILES", (lanes / share / side) as u32),
-                ("SHARE", share as u32),
-                ("DEPTH_TILES", depth as u32),
-                ("VALUE_TILES", width as u32),
-            ],
-            imports: vec![
-                if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" },
-                "attend/matrix_stage",
-                "attend/matrix_rows",
-            ],
-        });
-    }
-    None
-}
-
-pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
+/// The launch of the n-th choice.
+pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps, n: usize) -> Result<Option<Launch>> {
     let [batch, heads, queries, depth] = io.get("q").layout.shape[..] else { return Err(rank("q")) };
     let [_, kv_heads, keys, _] = io.get("k").layout.shape[..] else { return Err(rank("k")) };
     let [.., width] = io.get("v").layout.shape[..] else { return Err(rank("v")) };
@@ -171,9 +57,7 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
     }
     let p = packing(op, io);
     let rows = p.pack * p.block_rows;
-    let choice = decode(io, rows)
-        .or_else(|| matrix(op, io, caps, rows))
-        .unwrap_or_else(|| tile(width, rows, caps.software || !io.hooks.is_empty()));
+    let Some(choice) = choices(op, io, caps, rows).0.into_iter().nth(n) else { return Ok(None) };
     let tiles = (p.pack * p.block_rows).div_ceil(choice.rows);
     let groups = op.splits * batch * (heads / p.pack) * p.row_blocks * tiles;
     let index = |value: Option<usize>| value.map_or(-1, |n| n as i64);
@@ -258,7 +142,7 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps) -> Result<Launch> {
             builder = builder.u32("indices_s3", 1);
         }
     }
-    Ok(builder.groups(groups))
+    Ok(Some(builder.groups(groups)))
 }
 
 /// Sink logits a head.

@@ -1,12 +1,13 @@
 //! `attend`: O and lse of queries over a set of keys, with a streaming normaliser. Prefill, split decode and lists in one kernel.
 
+mod choice;
 mod launch;
 mod twin;
 
 use super::key::ScalarType;
 use super::{Io, Kernel, Role, TwinIo};
 use crate::caps::Caps;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::Launch;
 use crate::tensor::DType;
 
@@ -105,14 +106,14 @@ impl Attend {
     pub(crate) fn parts(&self, q: &[usize], k: &[usize], width: usize) -> usize {
         let (&[batch, heads, queries, _], &[_, kv_heads, keys, _]) = (q, k) else { return 1 };
         let rows = queries * (heads / kv_heads.max(1)).max(1);
-        let decode = rows <= launch::DECODE_ROWS;
+        let decode = rows <= choice::DECODE_ROWS;
         // Rows that end early leave the last parts of a causal square empty.
         let long = keys >= 4 * queries.max(64);
         let banded = self.window_left.is_some() || self.window_right.is_some() && !self.causal;
         if self.keys != Keys::Range || self.normaliser != Normaliser::Softmax || self.prefix > 0 || banded || !long {
             return 1;
         }
-        let (tile, least) = if decode { (launch::DECODE_ROWS, 256) } else { (TILE_ROWS, 1024) };
+        let (tile, least) = if decode { (choice::DECODE_ROWS, 256) } else { (TILE_ROWS, 1024) };
         let tasks = batch * kv_heads * rows.div_ceil(tile);
         let bytes = 4 * batch * heads * queries * width;
         (WORKGROUPS / tasks.max(1)).min(keys / least).min(MOST_BYTES / bytes.max(1)).max(1)
@@ -147,7 +148,17 @@ impl Kernel for Attend {
     }
 
     fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
-        launch::launch(self, io, caps)
+        let first = launch::launch(self, io, caps, 0)?;
+        // The portable tile is always among the choices.
+        first.ok_or_else(|| Error::new(ErrorKind::Unsupported, "attend: no kernel"))
+    }
+
+    fn alternative(&self, n: usize, io: &Io, caps: &Caps) -> Result<Option<Launch>> {
+        launch::launch(self, io, caps, n)
+    }
+
+    fn reasons(&self, io: &Io, caps: &Caps) -> Vec<String> {
+        launch::reasons(self, io, caps)
     }
 
     fn twin(&self, io: &mut TwinIo) -> Result<()> {

@@ -5,7 +5,7 @@ use std::panic;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 
-use crate::{cases, webgpu};
+use crate::{cases, timing, webgpu};
 
 #[wasm_bindgen]
 extern "C" {
@@ -32,11 +32,15 @@ fn start() {
 /// Names of all tests, in the order in which they run. `cases` are the paths of the case files that the server has.
 #[wasm_bindgen]
 pub fn list(cases: Vec<String>) -> Vec<String> {
-    webgpu::TESTS.iter().map(|name| (*name).to_owned()).chain(cases::names(&cases)).collect()
+    webgpu::TESTS.iter().chain(&timing::TESTS).map(|name| (*name).to_owned()).chain(cases::names(&cases)).collect()
 }
 
 /// Runs one test; the text of a success is a remark for the report, often empty.
 #[wasm_bindgen]
 pub async fn run(name: String) -> Result<String, String> {
-    if webgpu::TESTS.contains(&name.as_str()) { webgpu::run(&name).await } else { cases::run(&name).await }
+    match name.as_str() {
+        name if webgpu::TESTS.contains(&name) => webgpu::run(name).await,
+        name if timing::TESTS.contains(&name) => timing::run(name).await,
+        name => cases::run(name).await,
+    }
 }

@@ -40,7 +40,7 @@ async fn case(stem: &str) -> Result<Case, String> {
 }
 
 /// One runtime for all cases, so that they share its pipelines and buffers.
-async fn webgpu() -> Result<Runtime, String> {
+pub async fn webgpu() -> Result<Runtime, String> {
     thread_local!(static RUNTIME: RefCell<Option<Runtime>> = const { RefCell::new(None) });
     if let Some(runtime) = RUNTIME.with_borrow(Clone::clone) {
         return Ok(runtime);

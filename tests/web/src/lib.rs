@@ -6,4 +6,6 @@ mod bridge;
 #[cfg(target_arch = "wasm32")]
 mod cases;
 #[cfg(target_arch = "wasm32")]
+mod timing;
+#[cfg(target_arch = "wasm32")]
 mod webgpu;

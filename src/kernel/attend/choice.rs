@@ -1,0 +1,197 @@
+//! Which of `attend/decode`, `attend/matrix` and `attend/tile`, with which tile, by facts of the device and the problem: the best first,
+//! then what else computes the same, for who wants to measure. `benches/NOTES.md` has the measurements that the tables stand on.
+
+use super::{Attend, Keys};
+use crate::caps::{Caps, DeviceClass, Tier};
+use crate::kernel::{Io, element};
+use crate::tensor::DType;
+
+/// A kernel and its tile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) tier: Tier,
+    pub(super) entry: &'static str,
+    /// Query rows of a workgroup.
+    pub(super) rows: usize,
+    /// Rows of K and V are read 16 bytes a thread.
+    pub(super) wide: bool,
+    pub(super) workgroup: u32,
+    pub(super) consts: Vec<(&'static str, u32)>,
+    pub(super) imports: Vec<&'static str>,
+    /// Why it is where it is in the list.
+    pub(super) why: &'static str,
+}
+
+/// An entry and why it does not serve.
+pub(super) type Refusal = (&'static str, &'static str);
+
+/// What computes this, the best first, and what does not; never empty.
+pub(super) fn choices(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> (Vec<Choice>, Vec<Refusal>) {
+    let (mut list, mut refusals) = (Vec::new(), Vec::new());
+    match decode(io, rows) {
+        Ok(more) => list.extend(more),
+        Err(why) => refusals.push(("attend/decode", why)),
+    }
+    match matrix(op, io, caps, rows) {
+        Ok(more) => list.extend(more),
+        Err(why) => refusals.push(("attend/matrix", why)),
+    }
+    let width = io.get("v").layout.shape[3];
+    let small = if caps.class == DeviceClass::Software {
+        Some("a software adapter takes seconds to compile more")
+    } else if !io.hooks.is_empty() {
+        Some("hooks run for every score of a tile, and larger tiles take seconds to compile with them")
+    } else {
+        None
+    };
+    let both = [(false, "8 x 8 scores a thread read least"), (true, small.unwrap_or("half the registers"))];
+    let tiles = both.map(|(small, why)| tile(width, rows, small, why));
+    let [large, little] = tiles;
+    let two = large.consts != little.consts || large.workgroup != little.workgroup;
+    if small.is_some() {
+        list.push(little);
+        list.extend(two.then_some(large));
+    } else {
+        list.push(large);
+        list.extend(two.then_some(little));
+    }
+    (list, refusals)
+}
+
+/// The portable tile: runs everywhere, takes everything.
+fn tile(width: usize, rows: usize, small: bool, why: &'static str) -> Choice {
+    // Sums of 8 rows x 8 values a thread, or as near as registers and the width allow. `small`: half the rows and more threads.
+    let workgroup: usize = if width <= 96 && !small { 64 } else { 128 };
+    let vecs = width.div_ceil(4).div_ceil(workgroup / 8);
+    let each = if small || rows <= 32 || width > 256 { 4 } else { 8 };
+    let operands = (8 * each + 64) * 5;
+    let keys = [16, 8, 4, 2].into_iter().find(|keys| keys * vecs * workgroup / 8 <= operands).unwrap_or(1);
+    Choice {
+        tier: Tier::T0,
+        entry: "attend/tile",
+        wide: false,
+        rows: 8 * each,
+        workgroup: workgroup as u32,
+        consts: vec![("ROWS_EACH", each as u32), ("VALUE_VECS", vecs as u32), ("VALUE_KEYS", keys as u32)],
+        imports: vec!["attend/tile_stage", "attend/tile_scores"],
+        why,
+    }
+}
+
+/// Rows that a decode step may have, and how wide.
+pub(super) const DECODE_ROWS: usize = 16;
+const DECODE_WIDEST: usize = 256;
+
+/// By the rows packed, the loads of 16 bytes in flight: as many as registers allow beside Q and the sums of the rows.
+const DECODE_LOADS: [(usize, u32); 3] = [(1, 8), (4, 4), (8, 2)];
+
+/// A few rows over many keys: bound by the bytes of K and V.
+fn decode(io: &Io, rows: usize) -> Result<Vec<Choice>, &'static str> {
+    let depth = io.get("q").layout.shape[3];
+    let width = io.get("v").layout.shape[3];
+    if rows > DECODE_ROWS {
+        return Err("more than 16 rows share a read of K and V");
+    }
+    if depth.max(width) > DECODE_WIDEST {
+        return Err("D or Dv is over 256");
+    }
+    let lanes = depth.max(width).div_ceil(8).next_power_of_two().max(4);
+    let packed = rows.next_power_of_two().min(8);
+    let wide = ["k", "v"].iter().all(|role| {
+        let layout = &io.get(role).layout;
+        let eight = |n: &usize| n.is_multiple_of(8);
+        element(io.get(role)).vector
+            && eight(&layout.offset)
+            && layout.strides[..3].iter().all(eight)
+            && eight(&layout.shape[3])
+    });
+    let best = DECODE_LOADS.iter().find(|(most, _)| packed <= *most).map_or(2, |(_, loads)| *loads);
+    let mut loads = vec![best];
+    loads.extend([8, 4, 2].into_iter().filter(|n| *n != best));
+    let choice = |loads| Choice {
+        tier: Tier::T0,
+        entry: "attend/decode",
+        wide,
+        rows: packed,
+        workgroup: 128,
+        consts: vec![("ROWS", packed as u32), ("LANES", lanes as u32), ("LOADS", loads)],
+        imports: vec!["attend/decode_stage"],
+        why: "a few rows share every read of K and V, as many bytes in flight as registers allow",
+    };
+    Ok(loads.into_iter().map(choice).collect())
+}
+
+/// A tile of matrices: for rows up to so wide, invocations a workgroup and those that share a row, and why.
+struct Tile(usize, usize, usize, &'static str);
+
+/// What was best of the tiles tried on one discrete GPU; other classes take the same until one of them is measured.
+const MATRIX: [Tile; 3] = [
+    Tile(
+        64,
+        128,
+        1,
+        "narrow rows leave registers for several workgroups a processor, which hide each other's barriers",
+    ),
+    Tile(128, 256, 1, "wide rows need many subgroups to share what is staged"),
+    Tile(256, 256, 2, "rows over 128 wide leave registers for half as many: two invocations share one"),
+];
+
+/// Cooperative matrices, where the device has them and the problem fills them.
+fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Result<Vec<Choice>, &'static str> {
+    let side = caps.matrix.ok_or("the device has no cooperative matrices, or they are off")? as usize;
+    let lanes = caps.subgroups.filter(|(least, most)| least == most).ok_or("subgroups have no one size")?.0 as usize;
+    let depth = io.get("q").layout.shape[3].div_ceil(side);
+    let width = io.get("v").layout.shape[3].div_ceil(side);
+    let widest = depth.max(width) * side;
+    let halves = ["q", "k", "v"].map(|role| element(io.get(role))).iter().all(|e| e.dtype == DType::F16 && e.vector);
+    if !halves {
+        return Err("q, k and v are not all f16 in rows of a multiple of four");
+    }
+    if rows <= 32 {
+        return Err("32 rows or fewer do not fill a tile of matrices");
+    }
+    if matches!(op.keys, Keys::Tokens { .. }) {
+        return Err("every query has a list of keys of its own");
+    }
+    let Some(first) = MATRIX.iter().position(|tile| widest <= tile.0) else { return Err("D or Dv is over 256") };
+    let Tile(_, invocations, share, why) = MATRIX[first];
+    let share = if lanes >= share * side { share } else { 1 };
+    if !lanes.is_multiple_of(side) || lanes / share < side || lanes / share / side > 4 {
+        return Err("subgroups do not hold whole rows of matrices");
+    }
+    let other = if invocations == 256 { 128 } else { 256 };
+    let tiles =
+        [(invocations, why), (other, "the other number of subgroups")].into_iter().filter_map(|(invocations, why)| {
+            let subgroups = invocations / lanes;
+            let tile = invocations / share;
+            let staged = 2 * side * ((depth * side + 8) + (width * side + 8)) * 2;
+            let bytes = staged + tile * (side + 4) * (4 + 2) + subgroups * 16 + 16;
+            let fits = bytes <= caps.max_workgroup_memory as usize && invocations <= caps.max_invocations as usize;
+            (fits && subgroups > 0).then(|| Choice {
+                tier: Tier::T2,
+                entry: "attend/matrix",
+                wide: false,
+                rows: tile,
+                workgroup: invocations as u32,
+                consts: vec![
+                    ("SUBGROUPS", subgroups as u32),
+                    ("ROW_TILES", (lanes / share / side) as u32),
+                    ("SHARE", share as u32),
+                    ("DEPTH_TILES", depth as u32),
+                    ("VALUE_TILES", width as u32),
+                ],
+                imports: vec![
+                    if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" },
+                    "attend/matrix_stage",
+                    "attend/matrix_rows",
+                ],
+                why,
+            })
+        });
+    let tiles: Vec<Choice> = tiles.collect();
+    if tiles.is_empty() {
+        Err("its tile needs more workgroup memory or invocations than the device has")
+    } else {
+        Ok(tiles)
+    }
+}

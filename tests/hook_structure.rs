@@ -256,5 +256,5 @@ fn a_declared_structure_is_taken_and_maps_are_left_out_where_they_do_not_help() 
     assert_eq!(structures(&make(hook.clone().declare(Structure::Pairs), 600)), [Structure::Pairs]);
     let decode = make(hook, 1);
     assert!(structures(&decode).is_empty());
-    assert!(decode.notes[0].contains("too few"), "{:?}", decode.notes);
+    assert!(decode.notes.iter().any(|note| note.contains("too few")), "{:?}", decode.notes);
 }

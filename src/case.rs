@@ -61,10 +61,7 @@ impl Case {
     /// [`ErrorKind::File`] when the bytes are not such a file, [`ErrorKind::DType`] for an element type that no input takes.
     pub fn parse(bytes: &[u8], variant: Option<&str>) -> Result<Self> {
         let bad = |what: &str| Error::new(ErrorKind::File, format!("case file: {what}"));
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| bad("not a safetensors file").caused_by(e))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| bad("not a safetensors file").caused_by(e))?;
-        let empty = HashMap::new();
-        let metadata = header.metadata().as_ref().unwrap_or(&empty);
+        let (tensors, metadata) = read(bytes)?;
         let text = |key: &str| metadata.get(key).map_or("", String::as_str);
         let json = |key: &str| -> Result<serde_json::Map<String, serde_json::Value>> {
             match metadata.get(key) {
@@ -81,14 +78,10 @@ impl Case {
         let params = json("params")?.iter().map(|(name, value)| (name.clone(), from_json(value))).collect();
         let tolerances = json("tolerance")?;
         let (mut inputs, mut expected) = (Vec::new(), Vec::new());
-        let mut names = file.names();
-        names.sort_unstable();
-        for name in names {
-            let view = file.tensor(name).map_err(|e| bad(name).caused_by(e))?;
-            let tensor = from_view(name, &view)?;
+        for (name, tensor) in tensors {
             match name.strip_prefix("expected.") {
                 Some(output) => expected.push((output.to_owned(), tensor, tolerance(tolerances.get(output)))),
-                None => inputs.push((name.to_owned(), tensor)),
+                None => inputs.push((name, tensor)),
             }
         }
         Ok(Case { variant, params, note: text("note").to_owned(), inputs, expected })
@@ -164,6 +157,24 @@ pub fn compare(want: &HostTensor, got: &HostTensor, tolerance: Tolerance) -> f64
         };
         worst.max(error)
     })
+}
+
+/// The tensors of a safetensors file by name, sorted, and its metadata.
+///
+/// # Errors
+/// [`ErrorKind::File`] when the bytes are not such a file, [`ErrorKind::DType`] for an element type that no input takes.
+pub fn read(bytes: &[u8]) -> Result<(Vec<(String, HostTensor)>, HashMap<String, String>)> {
+    let bad = |what: &str| Error::new(ErrorKind::File, format!("case file: {what}"));
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| bad("not a safetensors file").caused_by(e))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| bad("not a safetensors file").caused_by(e))?;
+    let mut names = file.names();
+    names.sort_unstable();
+    let mut tensors = Vec::new();
+    for name in names {
+        let view = file.tensor(name).map_err(|e| bad(name).caused_by(e))?;
+        tensors.push((name.to_owned(), from_view(name, &view)?));
+    }
+    Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
 /// Named tensors as a safetensors file.

@@ -107,6 +107,12 @@ impl<V: Variant> Variant for Hooked<V> {
         self.variant.more_inputs().into_iter().chain(own).collect()
     }
 
+    fn after(&self, tokens: usize) -> Option<Box<dyn Variant>> {
+        let variant = self.variant.after(tokens)?;
+        let (hooks, stage) = (self.hooks.clone(), self.stage.clone());
+        Some(Box::new(Hooked { variant, hooks, stage, block_map: self.block_map }))
+    }
+
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         if self.block_map && self.hooks.iter().any(|hook| hook.point() == Point::Mask) {
             plan.whole_from(structure::LEAST_QUERIES);

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{GpuEngine, GpuOptions, GpuPlan, Timing, Tuned};
 use crate::plan::{Plan, PlanBuilder};
 use crate::problem::{Problem, Spec};
+use crate::state::State;
 use crate::tensor::{HostTensor, Inputs, Storage, Tensor};
 use crate::variant::Variant;
 use std::fmt;
@@ -300,6 +301,24 @@ impl Runtime {
         Ok(Outputs { variant: outputs.variant, list })
     }
 
+    /// Runs the next tokens of a stream and moves its state on; outputs stay where this runtime computes. The tokens are planned and
+    /// prepared for their number: a loop that allocates nothing prepares once, feeds its state ([`State::feed`]) and takes the new one
+    /// ([`State::advance`]) itself.
+    ///
+    /// # Errors
+    /// As [`plan`](Runtime::plan), [`prepare`](Runtime::prepare) and [`run`](Runtime::run); [`ErrorKind::Parameter`] as
+    /// [`State::feed`] and [`State::advance`].
+    pub async fn step(&self, variant: &dyn Variant, state: &mut State, inputs: &Inputs) -> Result<Outputs> {
+        let inputs = state.feed(variant, inputs)?;
+        let here = variant.after(state.position());
+        let plan = self.plan(here.as_deref().unwrap_or(variant), &inputs)?;
+        let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
+        let tokens = Problem::new(variant, specs)?.size(crate::state::tokens(variant.card()));
+        let outputs = self.run(&self.prepare(plan).await?, &inputs)?;
+        state.advance(variant, &outputs, tokens)?;
+        Ok(outputs)
+    }
+
     /// Waits until all submitted work is done; a browser can not wait, and returns at once.
     ///
     /// # Errors
@@ -384,6 +403,14 @@ impl Runtime {
     /// As [`Runtime::call`].
     pub fn call_blocking(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<Outputs<HostTensor>> {
         pollster::block_on(self.call(variant, inputs))
+    }
+
+    /// [`Runtime::step`], waiting.
+    ///
+    /// # Errors
+    /// As [`Runtime::step`].
+    pub fn step_blocking(&self, variant: &dyn Variant, state: &mut State, inputs: &Inputs) -> Result<Outputs> {
+        pollster::block_on(self.step(variant, state, inputs))
     }
 
     /// [`Runtime::tune`], waiting.

@@ -149,6 +149,12 @@ pub trait Variant: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The same mechanism after so many tokens of a stream, where a parameter counts them; `None` where none does.
+    fn after(&self, tokens: usize) -> Option<Box<dyn Variant>> {
+        let _ = tokens;
+        None
+    }
+
     /// Writes the plan: stages over named slots. Checks beyond the card's shapes belong here, before the first stage.
     ///
     /// # Errors
@@ -170,6 +176,10 @@ impl Variant for Box<dyn Variant> {
 
     fn more_inputs(&self) -> Vec<String> {
         (**self).more_inputs()
+    }
+
+    fn after(&self, tokens: usize) -> Option<Box<dyn Variant>> {
+        (**self).after(tokens)
     }
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {

@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{Budget, close, engines, random, tensor_of};
 use wgpu_attention::case::oracle_inputs;
 use wgpu_attention::variants::CATALOG;
-use wgpu_attention::{Card, DType, Entry, Family, HostTensor, Inputs, Outputs, Value, variant};
+use wgpu_attention::{Card, DType, Entry, Family, HostTensor, Inputs, State, Value, variant};
 
 const SIZES: [(&str, usize); 16] = [
     ("B", 2),
@@ -27,10 +29,6 @@ const SIZES: [(&str, usize); 16] = [
     ("M", 3),
 ];
 const LENGTH: usize = 53;
-
-/// Parameters that count the tokens before the call.
-const POSITIONS: [(&str, &str); 4] =
-    [("retention", "offset"), ("transnormer-llm", "offset"), ("mala-causal", "n"), ("flow-attention-causal", "n")];
 
 /// Results that look at more of the past than the state holds: the keys of a window come with the call.
 const WINDOWS: [(&str, &str); 3] = [("lizard", "out"), ("lizard", "window"), ("lizard", "window_lse")];
@@ -85,13 +83,12 @@ fn part(card: &Card, name: &str, x: &HostTensor, first: usize, end: usize) -> Ho
     }
 }
 
-fn params(card: &Card, at: usize, optional: bool) -> Vec<(String, Value)> {
+fn params(card: &Card, optional: bool) -> Vec<(String, Value)> {
     if card.name == "scan" && optional {
         // A bonus belongs to a read before the write.
         return vec![("read".to_owned(), Value::Text("before".to_owned()))];
     }
-    let position = |(_, name): &(&str, &str)| ((*name).to_owned(), Value::Int(at as i64));
-    POSITIONS.iter().filter(|(name, _)| *name == card.name).map(position).collect()
+    Vec::new()
 }
 
 fn splits(seed: usize) -> Vec<usize> {
@@ -122,7 +119,7 @@ fn linear_variants_agree_with_their_oracles() {
     for card in linear.map(Entry::card).filter(|card| card.name.contains(filter)) {
         for optional in [true, false] {
             let inputs = given(card, optional);
-            let variant = variant::find(card.name).and_then(|e| e.make(&params(card, 0, optional))).expect("a variant");
+            let variant = variant::find(card.name).and_then(|e| e.make(&params(card, optional))).expect("a variant");
             let want = variant.oracle(&oracle_inputs(inputs.iter().map(|(n, t)| (*n, t))));
             let call = inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
             for (name, runtime) in engines() {
@@ -155,35 +152,32 @@ fn a_run_in_parts_equals_one_run() {
         for optional in [true, false] {
             let given = given(card, optional);
             for (name, runtime) in engines() {
-                let run = |first: usize, end: usize, before: Option<&Outputs<HostTensor>>| {
+                let variant = variant::find(card.name).and_then(|e| e.make(&params(card, optional)));
+                let variant = variant.expect("a variant");
+                let run = |state: &mut State, end: usize| {
                     let mut call = Inputs::new();
                     for (name, x) in &given {
-                        call.insert(name, part(card, name, x, first, end));
+                        call.insert(name, part(card, name, x, state.position(), end));
                     }
-                    for o in card.outputs.iter().filter(|o| card.input(o.name).is_some()) {
-                        if let Some(x) = before.and_then(|b| b.get(o.name).ok()) {
-                            call.insert(o.name, x);
-                        }
-                    }
-                    let variant = variant::find(card.name).and_then(|e| e.make(&params(card, first, optional)));
-                    runtime
-                        .call_blocking(&*variant.expect("a variant"), &call)
-                        .unwrap_or_else(|e| panic!("{name}: {e}"))
+                    let outputs = runtime
+                        .step_blocking(&*variant, state, &call)
+                        .unwrap_or_else(|e| panic!("{} on {name}: {e}", card.name));
+                    assert_eq!(state.position(), end, "{}", card.name);
+                    let read = |tensor| runtime.read_blocking(tensor).expect("an output");
+                    outputs.iter().map(|(name, t)| (name.to_owned(), read(t))).collect::<BTreeMap<_, _>>()
                 };
-                let whole = run(0, LENGTH, None);
+                let whole = run(&mut State::new(&*variant), LENGTH);
                 for seed in [1, 4] {
                     let bounds = splits(seed);
-                    let mut outs: Vec<Outputs<HostTensor>> = Vec::new();
-                    for pair in bounds.windows(2).filter(|pair| pair[0] < pair[1]) {
-                        let next = run(pair[0], pair[1], outs.last());
-                        outs.push(next);
-                    }
+                    let mut state = State::new(&*variant);
+                    let ends = bounds.windows(2).filter(|pair| pair[0] < pair[1]).map(|pair| pair[1]);
+                    let outs: Vec<_> = ends.map(|end| run(&mut state, end)).collect();
                     for o in card.outputs.iter().filter(|o| !WINDOWS.contains(&(card.name, o.name))) {
-                        let want = whole.get(o.name).expect("an output");
+                        let want = &whole[o.name];
                         let (mut first, axis) = (0, o.shape.split_whitespace().position(|w| ["L", "Lq"].contains(&w)));
                         for out in outs.iter().filter(|_| axis.is_some()).chain(outs.last().filter(|_| axis.is_none()))
                         {
-                            let got = out.get(o.name).expect("an output");
+                            let got = &out[o.name];
                             let want = axis
                                 .map_or(want.clone(), |axis| want.narrow(axis, first, got.shape()[axis]).contiguous());
                             if let Err(why) = close(&want, got, Budget::SCAN) {

@@ -70,6 +70,10 @@ impl Named for MalaCausal {
 impl Variant for MalaCausal {
     named!();
 
+    fn after(&self, tokens: usize) -> Option<Box<dyn Variant>> {
+        Some(Box::new(Self { n: self.n + tokens, ..self.clone() }))
+    }
+
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [batch, heads, length, width] = problem.shape("B H L Dv")?[..] else { unreachable!("four words") };
         same_heads(problem, plan)?;

@@ -66,6 +66,10 @@ impl Named for Retention {
 impl Variant for Retention {
     named!();
 
+    fn after(&self, tokens: usize) -> Option<Box<dyn Variant>> {
+        Some(Box::new(Self { offset: self.offset + tokens, ..self.clone() }))
+    }
+
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [length, heads, d] = ["L", "H", "D"].map(|letter| problem.size(letter));
         if self.eps < 0.0 {

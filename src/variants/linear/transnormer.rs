@@ -88,6 +88,10 @@ impl TransnormerLlm {
 impl Variant for TransnormerLlm {
     named!();
 
+    fn after(&self, tokens: usize) -> Option<Box<dyn Variant>> {
+        Some(Box::new(Self { offset: self.offset + tokens, ..self.clone() }))
+    }
+
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [batch, heads, length, width] = problem.shape("B H L Dv")?[..] else { unreachable!("four words") };
         if self.eps < 0.0 {

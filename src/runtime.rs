@@ -11,6 +11,10 @@ use crate::tensor::{HostTensor, Inputs, Storage, Tensor};
 use crate::variant::Variant;
 use std::fmt;
 
+/// Pieces of a call that keep the cores of a CPU busy: more only cost their merges. Not the number of threads, so that results do not
+/// depend on it.
+const CPU_PIECES: usize = 16;
+
 /// An engine and what surrounds it: the one thing a user makes.
 ///
 /// ```
@@ -158,7 +162,12 @@ impl Runtime {
     pub fn plan(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<Plan> {
         let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
         let problem = Problem::new(variant, specs)?;
-        let mut plan = plan(variant, &problem)?;
+        let mut builder = PlanBuilder::new(&problem);
+        if let Engine::Cpu(_) = self.engine {
+            builder = builder.filled_by(CPU_PIECES);
+        }
+        variant.plan(&problem, &mut builder)?;
+        let mut plan = builder.finish()?;
         for slot in plan.slots.iter_mut().filter(|s| s.role == crate::plan::SlotRole::Input) {
             if let Some(tensor) = inputs.get(&slot.name) {
                 slot.layout = tensor.layout().clone();

@@ -14,7 +14,11 @@ pub struct PlanBuilder<'a> {
     problem: &'a Problem,
     plan: Plan,
     whole_from: usize,
+    workgroups: usize,
 }
+
+/// Workgroups that fill a large device with several each on its processors.
+const WORKGROUPS: usize = 1024;
 
 impl<'a> PlanBuilder<'a> {
     /// An empty plan for a problem; its inputs are slots already.
@@ -31,7 +35,7 @@ impl<'a> PlanBuilder<'a> {
                 check: None,
             });
         }
-        PlanBuilder { problem, plan, whole_from: usize::MAX }
+        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS }
     }
 
     /// The finished plan.
@@ -161,6 +165,18 @@ impl<'a> PlanBuilder<'a> {
     /// Tells a reader of the plan what was decided and why.
     pub fn note(&mut self, text: impl Into<String>) {
         self.plan.notes.push(text.into());
+    }
+
+    /// Cuts work that has too few rows or heads of its own into about so many pieces, instead of those that fill a large device.
+    #[must_use]
+    pub fn filled_by(mut self, workgroups: usize) -> Self {
+        self.workgroups = workgroups;
+        self
+    }
+
+    /// Pieces that fill the engine.
+    pub(super) fn workgroups(&self) -> usize {
+        self.workgroups
     }
 
     /// Leaves the keys of `attend` stages of so many queries and more in one range: a wrapper will list their blocks.

@@ -136,14 +136,14 @@ impl ScanIo {
     }
 
     /// Tokens of a segment, where the scan is better cut and its bindings leave room for the states between.
-    fn segment(&self, op: &scan::Scan) -> Option<usize> {
+    fn segment(&self, op: &scan::Scan, workgroups: usize) -> Option<usize> {
         let ([batch, heads, queries, width], [_, _, tokens, depth]) =
             (self.out.shape[..].try_into().ok()?, self.k.shape[..].try_into().ok()?);
         let (list, tables) = ScanIo { state_in: None, z_in: None, ..self.clone() }.bindings();
         let z = op.divide != scan::Divide::None || self.z.is_some();
         let bindings = list.len() + 1 + usize::from(z || !tables.is_empty());
         let fits = self.a.is_none() && queries == tokens && bindings <= PORTABLE_BINDINGS;
-        op.segment([batch, heads, tokens, depth, width]).filter(|_| fits)
+        op.segment([batch, heads, tokens, depth, width], workgroups).filter(|_| fits)
     }
 }
 
@@ -163,7 +163,7 @@ impl PlanBuilder<'_> {
     /// As [`PlanBuilder::stage`].
     pub fn attend(&mut self, label: &str, op: attend::Attend, io: AttendIo, hooks: Vec<Hook>) -> Result<()> {
         let whole = op.splits > 1 || io.mass.is_some() || io.out.shape.len() != 4 || !self.may_cut(io.q.shape[2]);
-        let parts = if whole { 1 } else { op.parts(&io.q.shape, &io.k.shape, io.v.shape[3]) };
+        let parts = if whole { 1 } else { op.parts(&io.q.shape, &io.k.shape, io.v.shape[3], self.workgroups()) };
         if parts > 1 { self.attend_parts(label, op, io, hooks, parts) } else { self.attend_whole(label, op, io, hooks) }
     }
 
@@ -250,7 +250,7 @@ impl PlanBuilder<'_> {
     pub fn scan(&mut self, label: &str, op: scan::Scan, io: ScanIo) -> Result<()> {
         let half = |r: &Ref| r.dtype == DType::F16 || self.plan_role(r) == &SlotRole::Transient;
         let op = scan::Scan { half: io.v.dtype == DType::F16 && half(&io.q) && half(&io.k), ..op };
-        match io.segment(&op) {
+        match io.segment(&op, self.workgroups()) {
             Some(segment) => self.scan_segments(label, op, io, segment),
             None => self.scan_whole(label, op, io),
         }

@@ -92,8 +92,6 @@ impl Attend {
     }
 }
 
-/// Workgroups that fill a large device with several each on its processors.
-const WORKGROUPS: usize = 1024;
 /// Rows that a workgroup takes, about; what it really is, the device decides.
 const TILE_ROWS: usize = 128;
 /// Bytes of one binding that every device has.
@@ -102,8 +100,9 @@ const MOST_BYTES: usize = 128 << 20;
 impl Attend {
     /// Parts that few rows over many keys are better cut in, for q (B, H, Lq, D) and k (B, Hk, Lk, D): a decode step, a chunk of a long
     /// prefill. 1 where rows alone fill a device, where a part would be too short to be worth a merge, and where a window leaves most
-    /// parts without work. `width` is Dv: the parts' results fit one binding of every device.
-    pub(crate) fn parts(&self, q: &[usize], k: &[usize], width: usize) -> usize {
+    /// parts without work. `width` is Dv: the parts' results fit one binding of every device. `workgroups`
+    /// fill the engine.
+    pub(crate) fn parts(&self, q: &[usize], k: &[usize], width: usize, workgroups: usize) -> usize {
         let (&[batch, heads, queries, _], &[_, kv_heads, keys, _]) = (q, k) else { return 1 };
         let rows = queries * (heads / kv_heads.max(1)).max(1);
         let decode = rows <= choice::DECODE_ROWS;
@@ -116,7 +115,7 @@ impl Attend {
         let (tile, least) = if decode { (choice::DECODE_ROWS, 256) } else { (TILE_ROWS, 1024) };
         let tasks = batch * kv_heads * rows.div_ceil(tile);
         let bytes = 4 * batch * heads * queries * width;
-        (WORKGROUPS / tasks.max(1)).min(keys / least).min(MOST_BYTES / bytes.max(1)).max(1)
+        (workgroups / tasks.max(1)).min(keys / least).min(MOST_BYTES / bytes.max(1)).max(1)
     }
 }
 

@@ -17,8 +17,6 @@ const STEP: (usize, usize) = (128, 16);
 const MEMORY: usize = 16 << 10;
 /// vec4 of value columns a workgroup, at most: more of them share the pairs of a chunk, fewer give more workgroups.
 const COLUMNS: usize = 4;
-/// Segments of all heads, at most.
-const WORKGROUPS: usize = 512;
 /// Tokens of a segment, at least.
 const SEGMENT: usize = 1024;
 /// Segments hold a multiple of the tokens of every kernel's chunk.
@@ -154,10 +152,11 @@ pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps) -> Result<Launch> {
     }
 }
 
-/// Tokens of a segment for so many heads and tokens: enough segments to fill a device, long enough that their states are few bytes
+/// Tokens of a segment for so many heads and tokens: enough segments to fill half of the workgroups (a segment's columns are several), long
+/// enough that their states are few bytes
 /// beside what they read.
-pub(super) fn segment(heads: usize, tokens: usize) -> Option<usize> {
-    let wanted = (WORKGROUPS / heads.max(1)).min(tokens / SEGMENT);
+pub(super) fn segment(heads: usize, tokens: usize, workgroups: usize) -> Option<usize> {
+    let wanted = (workgroups / 2 / heads.max(1)).min(tokens / SEGMENT);
     (wanted >= 2).then(|| tokens.div_ceil(wanted).next_multiple_of(CHUNK_MOST))
 }
 

@@ -106,8 +106,8 @@ impl Scan {
 
     /// Tokens of a segment where the scan of (B, H, L, D, Dv) is better cut: without erase vectors, which make a segment's effect on the
     /// state a matrix.
-    pub(crate) fn segment(&self, [batch, heads, tokens, depth, width]: [usize; 5]) -> Option<usize> {
-        let each = launch::segment(batch * heads, tokens)?;
+    pub(crate) fn segment(&self, [batch, heads, tokens, depth, width]: [usize; 5], workgroups: usize) -> Option<usize> {
+        let each = launch::segment(batch * heads, tokens, workgroups)?;
         let fits = launch::chunk_fits(self, depth, width, true) && !self.bidirectional;
         (fits && !self.delta && !(self.read_before && self.divide != Divide::None)).then_some(each)
     }

@@ -162,12 +162,7 @@ impl Runtime {
     pub fn plan(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<Plan> {
         let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
         let problem = Problem::new(variant, specs)?;
-        let mut builder = PlanBuilder::new(&problem);
-        if let Engine::Cpu(_) = self.engine {
-            builder = builder.filled_by(CPU_PIECES);
-        }
-        variant.plan(&problem, &mut builder)?;
-        let mut plan = builder.finish()?;
+        let mut plan = self.plan_for(variant, &problem)?;
         for slot in plan.slots.iter_mut().filter(|s| s.role == crate::plan::SlotRole::Input) {
             if let Some(tensor) = inputs.get(&slot.name) {
                 slot.layout = tensor.layout().clone();
@@ -176,6 +171,19 @@ impl Runtime {
         // Values are checked as early as they are known.
         plan.layouts(inputs)?;
         Ok(plan)
+    }
+
+    /// The plan of a variant for these sizes, row-major, as this runtime would run it.
+    ///
+    /// # Errors
+    /// The variant's own checks.
+    pub fn plan_for(&self, variant: &dyn Variant, problem: &Problem) -> Result<Plan> {
+        let mut builder = PlanBuilder::new(problem);
+        if let Engine::Cpu(_) = self.engine {
+            builder = builder.filled_by(CPU_PIECES);
+        }
+        variant.plan(problem, &mut builder)?;
+        builder.finish()
     }
 
     /// Makes a plan ready: compiles its kernels, allocates its scratch memory.
@@ -445,7 +453,7 @@ impl fmt::Display for Runtime {
     }
 }
 
-/// The plan of a variant for a problem: what [`Runtime::plan`] makes, without tensors.
+/// The plan of a variant for a problem on a large device: what [`Runtime::plan_for`] makes for a GPU.
 ///
 /// # Errors
 /// The variant's own checks.

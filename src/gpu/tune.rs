@@ -2,7 +2,7 @@
 
 use super::engine::GpuEngine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::key::Launch;
+use crate::kernel::key::{KernelKey, Launch};
 use crate::plan::Plan;
 use crate::tensor::Inputs;
 
@@ -56,6 +56,16 @@ impl GpuEngine {
     /// As [`prepare`](GpuEngine::prepare) where no kernel serves; [`ErrorKind::UnknownName`] for a stage that the plan does not have.
     pub fn kernels(&self, plan: &Plan, stage: usize) -> Result<Vec<String>> {
         Ok(self.offered(plan, stage)?.0.iter().map(|launch| launch.key.label()).collect())
+    }
+
+    /// The key that a stage of a prepared plan runs: what passed its self-test, and what was chosen.
+    ///
+    /// # Errors
+    /// As [`kernels`](GpuEngine::kernels).
+    pub fn key(&self, plan: &Plan, stage: usize) -> Result<KernelKey> {
+        self.offered(plan, stage)?;
+        let layouts: Vec<_> = plan.slots.iter().map(|slot| slot.layout.clone()).collect();
+        Ok(self.launch(plan.stages[stage].op.kernel(), &plan.io(stage, &layouts))?.key)
     }
 
     /// Takes the kernel of this label for a stage of this plan, and wherever else the same kernel is asked for at the same size, until

@@ -7,8 +7,7 @@ use super::timing::{self, Budget};
 use super::workload::{Cut, Group, Job, Workload};
 use wgpu_attention::caps::Tier;
 use wgpu_attention::plan::{Plan, SlotRole};
-use wgpu_attention::runtime::plan;
-use wgpu_attention::{Error, ErrorKind, HostTensor, Inputs, Layout, Prepared, Problem, Result, Runtime, Spec, Variant};
+use wgpu_attention::{Engine, Error, ErrorKind, HostTensor, Inputs, Prepared, Problem, Result, Runtime, Spec, Variant};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +56,13 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
     let runtime = &target.runtime;
     let variant = job.make()?;
     let specs = job.inputs.iter().map(|i| (i.name, Spec { dtype: i.dtype, shape: i.shape.clone() }));
-    let plan = plan(&*variant, &Problem::new(&*variant, specs)?)?;
+    let plan = runtime.plan_for(&*variant, &Problem::new(&*variant, specs)?)?;
     let outside = plan.slots.iter().filter(|s| matches!(s.role, SlotRole::Input | SlotRole::Output));
     let bytes: u64 = outside.map(|s| (s.layout.len() * s.dtype.size()) as u64).sum();
     check::fits_host(bytes)?;
     fits_device(target, &plan)?;
-    let (kernel, matrix) = kernels(target, &plan)?;
     let prepared = runtime.prepare_blocking(plan)?;
+    let (kernel, matrix) = kernels(target, prepared.plan())?;
     let sets = match target.kind {
         Kind::Gpu if job.bytes() < CACHED => CACHED.div_ceil(job.bytes()).clamp(3, MOST_SETS) as usize,
         _ => 1,
@@ -109,20 +108,19 @@ fn fits_device(target: &Target, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The kernels of a plan, and whether one of them uses cooperative matrices.
+/// The kernels that a prepared plan runs, and whether one of them uses cooperative matrices.
 fn kernels(target: &Target, plan: &Plan) -> Result<(String, bool)> {
-    let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
     let mut list: Vec<String> = Vec::new();
     let mut matrix = false;
     for (n, stage) in plan.stages.iter().enumerate() {
-        let kernel = stage.op.kernel();
-        if target.kind == Kind::Cpu {
-            list.push(format!("{} (CPU twin)", kernel.name()));
-            continue;
+        match target.runtime.engine() {
+            Engine::Cpu(_) => list.push(format!("{} (CPU twin)", stage.op.kernel().name())),
+            Engine::Gpu(engine) => {
+                let key = engine.key(plan, n)?;
+                matrix |= key.tier == Tier::T2;
+                list.push(key.label());
+            }
         }
-        let key = kernel.launch(&plan.io(n, &layouts), &target.runtime.caps())?.key;
-        matrix |= key.tier == Tier::T2;
-        list.push(key.label());
     }
     list.dedup();
     Ok((list.join("; "), matrix))

@@ -7,6 +7,8 @@ use crate::kernel::transform::exp_all;
 
 /// Tokens of a chunk.
 const CHUNK: usize = 32;
+/// Rows that take the values up to the last of them: fewer do less in vain, more share what they read.
+const ROWS: usize = 8;
 
 /// The memory of a chunk.
 struct Chunk {
@@ -26,6 +28,8 @@ struct Chunk {
     factor: Vec<f32>,
     /// Decay from the state before the chunk to the row's read, by channel.
     enter: Vec<f32>,
+    /// Σ of the keys, decayed to the chunk's end: small sums first keep more digits.
+    total: Vec<f32>,
     /// Log decay over the chunk, by channel.
     sum: Vec<f64>,
 }
@@ -43,6 +47,7 @@ impl Source<'_> {
             scalar: [1.0; CHUNK],
             factor: vec![1.0; depth],
             enter: vec![1.0; depth],
+            total: vec![0.0; depth],
             sum: vec![0.0; depth],
         };
         let rows = self.sizes.tokens;
@@ -86,15 +91,16 @@ impl Source<'_> {
         if reads {
             self.read_state::<FUSED>(part, c, first, count);
             // A later token's NaN or Inf must not reach a row: 0 · NaN is NaN.
-            let step = if c.values[..count * width].iter().all(|v| v.is_finite()) { count } else { 1 };
+            let step = if finite(&c.values[..count * width]) { ROWS } else { 1 };
             for i in (0..count).step_by(step) {
-                let out = &mut part.out[(first + i) * width..][..step * width];
-                multiply::<FUSED>(out, &c.pairs[i * CHUNK..], CHUNK, i + step, &c.values, width);
+                let end = count.min(i + step);
+                let out = &mut part.out[(first + i) * width..][..(end - i) * width];
+                multiply::<FUSED>(out, &c.pairs[i * CHUNK..], CHUNK, end, &c.values, width);
             }
             for i in 0..count {
                 let by = if self.has_z() {
-                    let pairs: f32 = c.pairs[i * CHUNK..][..=i].iter().sum();
-                    pairs + dot::<FUSED>(&c.queries[i * depth..][..depth], &part.z)
+                    let pairs = &c.pairs[i * CHUNK..][..CHUNK];
+                    dot::<FUSED>(pairs, &[1.0; CHUNK]) + dot::<FUSED>(&c.queries[i * depth..][..depth], &part.z)
                 } else {
                     0.0
                 };
@@ -108,8 +114,16 @@ impl Source<'_> {
                 state.iter_mut().for_each(|s| *s += less * *s);
             }
             if self.has_z() {
-                part.z[d] += less * part.z[d] + c.turned[d * CHUNK..][..count].iter().sum::<f32>();
+                part.z[d] += less * part.z[d];
             }
+        }
+        if self.has_z() {
+            // Keys of a channel decay are decayed to the chunk's end already.
+            c.total.fill(0.0);
+            for (key, scalar) in c.keys.chunks_exact(depth).zip(&c.scalar).take(count) {
+                c.total.iter_mut().zip(key).for_each(|(z, k)| *z += scalar * k);
+            }
+            part.z.iter_mut().zip(&c.total).for_each(|(z, total)| *z += total);
         }
         multiply::<FUSED>(part.state, &c.turned, CHUNK, count, &c.values, width);
     }
@@ -139,6 +153,16 @@ impl Source<'_> {
         if !self.op.bidirectional {
             c.pairs[..count * CHUNK].fill(0.0);
             multiply::<FUSED>(&mut c.pairs[..count * CHUNK], &c.queries, depth, depth, &c.turned, CHUNK);
+        }
+        if self.op.decay == Decay::None {
+            for i in 0..count {
+                let row = &mut c.pairs[i * CHUNK..][..CHUNK];
+                row[i + 1..].fill(0.0);
+                if self.op.read_before {
+                    row[i] = self.bonus(at, &c.queries[i * depth..][..depth], &c.keys[i * depth..][..depth]);
+                }
+            }
+            return 0.0;
         }
         let (mut enter, mut sum) = (1.0, 0.0);
         for i in 0..count {
@@ -209,11 +233,33 @@ impl Source<'_> {
     }
 }
 
+/// Whether all are finite, without a branch an element.
+#[inline(always)]
+fn finite(values: &[f32]) -> bool {
+    values.iter().fold(0, |most, v| most.max(v.to_bits() & !(1 << 31))) < f32::INFINITY.to_bits()
+}
+
+const SQUARE: usize = 8;
+
 /// Keys of a chunk as columns; zeros after the last.
 #[inline(always)]
 fn turn(c: &mut Chunk, count: usize) {
     let depth = c.factor.len();
-    for (d, row) in c.turned.chunks_exact_mut(CHUNK).enumerate() {
+    let blocks = if count == CHUNK { depth / SQUARE * SQUARE } else { 0 };
+    // Squares that fit the registers.
+    for d in (0..blocks).step_by(SQUARE) {
+        for j in (0..CHUNK).step_by(SQUARE) {
+            let mut square = [[0.0; SQUARE]; SQUARE];
+            for (n, row) in square.iter_mut().enumerate() {
+                row.copy_from_slice(&c.keys[(j + n) * depth + d..][..SQUARE]);
+            }
+            for n in 0..SQUARE {
+                let column: [f32; SQUARE] = std::array::from_fn(|m| square[m][n]);
+                c.turned[(d + n) * CHUNK + j..][..SQUARE].copy_from_slice(&column);
+            }
+        }
+    }
+    for (d, row) in c.turned.chunks_exact_mut(CHUNK).enumerate().skip(blocks) {
         for j in 0..count {
             row[j] = c.keys[j * depth + d];
         }

@@ -60,19 +60,26 @@ fn the_fastest_is_taken_and_kept() {
 fn all_that_is_offered_is_right() {
     let variant = DenseAttention::default();
     for (name, runtime) in engines().into_iter().filter(|(name, _)| *name != "cpu") {
-        for rows in [1, 70] {
-            let inputs = tensors(rows);
+        for (rows, half) in [(1, false), (70, false), (70, true)] {
+            let inputs: Vec<_> =
+                tensors(rows).into_iter().map(|(name, t)| (name, if half { t.to_f16() } else { t })).collect();
             let want = variant.oracle(&oracle_inputs(inputs.iter().map(|(n, t)| (*n, t))));
             let plan = runtime.plan(&variant, &call(&inputs)).expect("a plan");
             let Engine::Gpu(engine) = runtime.engine() else { panic!("{name} is no GPU") };
             let labels = engine.kernels(&plan, 0).expect("kernels");
-            assert!(labels.len() >= 2, "{name}, {rows} rows: {labels:?}");
+            let matrix = half && runtime.caps().matrix.is_some();
+            assert!(labels.len() >= if matrix { 4 } else { 2 }, "{name}, {rows} rows: {labels:?}");
             for label in labels {
                 engine.choose(&plan, 0, &label).expect("a choice");
                 let got = runtime.call_blocking(&variant, &call(&inputs)).expect("outputs");
                 assert_eq!(kernel(&runtime, &call(&inputs)), label, "{name}");
                 let id = format!("{name}, {rows} rows, {label}");
-                assert_close(&id, &tensor_of(&want[0].1), got.get("out").expect("out"), Budget::F32);
+                let budget = match (half, label.starts_with("attend/matrix")) {
+                    (_, true) => Budget::MATRIX,
+                    (true, false) => Budget::F16,
+                    (false, false) => Budget::F32,
+                };
+                assert_close(&id, &tensor_of(&want[0].1), got.get("out").expect("out"), budget);
             }
             let unknown = engine.choose(&plan, 0, "attend/none").expect_err("no such kernel");
             assert_eq!(unknown.kind(), ErrorKind::UnknownName);

@@ -227,6 +227,46 @@ fn hierarchical() -> Vec<Case> {
     list
 }
 
+/// Numbers between 0 and 1 (write weights), below 0 (log decays), and symmetric matrices.
+fn rates(shape: &[usize], seed: u64, of: fn(f32) -> f32) -> HostTensor {
+    let data = random(shape, seed).to_f32().into_iter().map(|x| of(1.0 / (1.0 + (-x).exp()))).collect::<Vec<_>>();
+    HostTensor::new(shape, data).expect("a shape")
+}
+
+/// Least squares at every token: more tokens than a segment has, fewer heads of keys, states before, every option.
+fn regressions() -> Vec<Case> {
+    let mut list = Vec::new();
+    for size in [[1, 2, 1, 150, 150, 20, 12], [2, 3, 3, 1, 1, 7, 5], [1, 2, 2, 9, 9, 40, 33]] {
+        let [b, h, _, l, _, d, dv] = size;
+        let gated = |inputs, weight| {
+            let inputs = with(inputs, "log_decay", rates(&[b, h, l], 4, |x| -0.2 * x));
+            with(inputs, weight, rates(&[b, h, l], 5, |x| x))
+        };
+        let eye = |n: usize| if n / d % d == n % d { 2.0 } else { 0.1 };
+        let before = with(gated(qkv(size), "beta"), "state_kk", HostTensor::from_fn(&[b, h, d, d], eye));
+        let before = with(before, "state_kv", random(&[b, h, d, dv], 6));
+        let own = with(before.clone(), "ridge_diag", rates(&[h, d], 7, |x| 0.5 + x));
+        list.push(case("mesa-layer", &[("ridge", "0.5")], before.clone()));
+        list.push(case("mesa-layer", &[("iterations", "5")], own));
+        list.push(case("mesa-layer", &[("iterations", "0")], qkv(size)));
+        list.push(case("mesa-layer", &[], half(before)));
+        let before = with(gated(qkv(size), "beta"), "p", HostTensor::from_fn(&[b, h, d, d], eye));
+        list.push(case("rls-layer", &[], with(before.clone(), "state", random(&[b, h, d, dv], 6))));
+        list.push(case("rls-layer", &[("ridge", "2")], half(before)));
+        for window in ["7", "none"] {
+            // A ridge that fades while the window's data do not leaves f32 no digits.
+            let fading = if window == "none" { "true" } else { "false" };
+            let params = [("window", window), ("decay_ridge", fading), ("ridge", "2")];
+            list.push(case("windowed-least-squares", &params, gated(qkv(size), "weight")));
+        }
+        list.push(case("windowed-least-squares", &[("window", "5"), ("feature", "elu1")], half(qkv(size))));
+    }
+    list.push(case("mesa-layer", &[], qkv([1, 2, 2, 5, 5, 70, 3])));
+    // A linear system multiplies rounding by its condition, here some hundreds.
+    list.iter_mut().for_each(|case| case.budget = Budget::F16);
+    list
+}
+
 fn run(cases: Vec<Case>) {
     let filter = std::env::var("ATTN_TEST").unwrap_or_default();
     let mut failures = Vec::new();
@@ -260,6 +300,11 @@ fn dense_variants_agree_with_their_oracles() {
 #[test]
 fn sparse_and_linear_variants_agree_with_their_oracles() {
     run(sparse_and_linear());
+}
+
+#[test]
+fn regressions_agree_with_their_oracles() {
+    run(regressions());
 }
 
 #[test]

@@ -71,6 +71,8 @@ fn fill(card: &Card, name: &str, seed: u64) -> HostTensor {
         ("ssd" | "selective-scan", "dt") => map(|x| 0.2 * x.abs()),
         ("aaren", "u") => map(|x| 0.5 + x.abs()),
         ("rwkv-7", "kappa") => map(|x| x * 0.25),
+        ("windowed-least-squares", "weight") => map(f32::abs),
+        (_, "ridge_diag") => map(|x| 0.5 + x.abs()),
         (_, "log_decay") => map(|x| -0.2 * x.abs()),
         (_, "beta" | "a" | "alpha") => map(|x| 1.0 / (1.0 + (-x).exp())),
         _ => raw,

@@ -15,6 +15,7 @@ macro_rules! files {
 files![
     "lib/at",
     "lib/half",
+    "lib/less_one",
     "attend/tile",
     "attend/tile_scores",
     "attend/tile_stage",
@@ -48,6 +49,7 @@ files![
     "scan/matrix_sums",
     "scan/recurrent",
     "scan/selective",
+    "scan/solve",
     "select/block_map",
     "select/score",
     "select/segments",

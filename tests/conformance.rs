@@ -267,6 +267,45 @@ fn regressions() -> Vec<Case> {
     list
 }
 
+/// Memories that learn: chunks entered in the middle, one layer and two, fewer heads of keys, every activation.
+fn memories() -> Vec<Case> {
+    let mut list = Vec::new();
+    let small = |shape: &[usize], seed| {
+        let data = random(shape, seed).to_f32().into_iter().map(|x| 0.3 * x).collect::<Vec<_>>();
+        HostTensor::new(shape, data).expect("a shape")
+    };
+    for [b, h, hk, l, d, hid, dv] in [[2, 4, 2, 23, 12, 33, 7], [1, 1, 1, 1, 5, 5, 5], [1, 2, 2, 9, 40, 160, 24]] {
+        let rated = |mut inputs: Vec<(&'static str, HostTensor)>, tokens| {
+            inputs.push(("theta", rates(&[b, h, tokens], 4, |x| 0.02 * x)));
+            inputs.push(("alpha", rates(&[b, h, tokens], 5, |x| 0.1 * x)));
+            with(inputs, "eta", rates(&[b, h, tokens], 6, |x| 0.5 * x))
+        };
+        let plain = rated(qkv([b, h, hk, l, l, d, dv]), l);
+        let one = with(plain.clone(), "weight0", small(&[h, d, dv], 7));
+        let two = with(with(plain, "weight0", small(&[h, d, hid], 7)), "weight1", small(&[b, h, hid, dv], 8));
+        let amid =
+            with(with(two.clone(), "momentum0", small(&[b, h, d, hid], 9)), "anchor0", small(&[b, h, d, hid], 10));
+        let amid = with(with(amid, "momentum1", small(&[b, h, hid, dv], 11)), "anchor1", small(&[b, h, hid, dv], 12));
+        list.push(case("titans-memory", &[("chunk", "5"), ("pos", "8"), ("act", "relu")], amid));
+        list.push(case("titans-memory", &[("chunk", "3"), ("act", "tanh"), ("read", "before")], half(two)));
+        list.push(case("titans-memory", &[("grad_scale", "1"), ("pos", "7"), ("read", "before")], one));
+
+        let persistent = [("p_k", random(&[h, 3, d], 4)), ("p_v", random(&[h, 3, dv], 5))];
+        let slots = [("mem_k", random(&[b, h, l, d], 6)), ("mem_v", random(&[b, h, l, dv], 7))];
+        let all = [qkv([b, h, h, l, l, d, dv]), persistent.to_vec(), slots.to_vec()].concat();
+        list.push(case("titans-mac", &[("segment", "7"), ("mem_causal", "false")], all.clone()));
+        list.push(case("titans-mac", &[("segment", "4"), ("scale", "0.5")], half(all)));
+
+        let maps = [("w_q", random(&[d, 9], 8)), ("w_k", random(&[d, 9], 9)), ("w_v", random(&[d, 9], 10))];
+        let layers = [("weight0", small(&[h, d, hid], 11)), ("weight1", small(&[h, hid, d], 12))];
+        let all = [vec![("x", random(&[b, h, l, d], 1))], maps.to_vec(), layers.to_vec()].concat();
+        let params = [("window", "6"), ("chunk", "4"), ("act", "relu"), ("scale", "0.4")];
+        list.push(case("titans-mal", &params, rated(with(all.clone(), "p", random(&[h, 5, d], 3)), l + 5)));
+        list.push(case("titans-mal", &[("window", "1")], rated(all, l)));
+    }
+    list
+}
+
 fn run(cases: Vec<Case>) {
     let filter = std::env::var("ATTN_TEST").unwrap_or_default();
     let mut failures = Vec::new();
@@ -300,6 +339,11 @@ fn dense_variants_agree_with_their_oracles() {
 #[test]
 fn sparse_and_linear_variants_agree_with_their_oracles() {
     run(sparse_and_linear());
+}
+
+#[test]
+fn memories_agree_with_their_oracles() {
+    run(memories());
 }
 
 #[test]

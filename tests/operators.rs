@@ -257,6 +257,13 @@ const REFUSED: &[Refused] = &[
     (("reversed-message", &[("temperature", "0")], "B=1,L=2,H=3", &[]), ErrorKind::Parameter, "a number above 0"),
     (("sink-states", &[("primary", "7")], "Nl=28,L=7,Cx=2", &[]), ErrorKind::Parameter, "a token below L = 7"),
     (("sink-states", &[], "Nl=12,L=7,Cx=2", &[]), ErrorKind::Parameter, "min_layers + margin <= Nl = 12"),
+    (("titans-mac", &[("segment", "0")], "B=1,H=1,L=3,D=2,P=1", &[]), ErrorKind::Parameter, "1 or more tokens"),
+    (("titans-mal", &[("window", "0")], "B=1,H=1,L=3,D=2,Hid=2,Dp=2", &[]), ErrorKind::Parameter, "1 or more keys"),
+    (("titans-mal", &[], "B=1,H=1,L=3,D=2,Hid=2,Dp=2,P=4", &[]), ErrorKind::Shape, "3 in B H P+L"),
+    (("titans-memory", &[("chunk", "0")], "B=1,H=1,L=3,D=2,Hid=2", &[]), ErrorKind::Parameter, "1 or more tokens"),
+    (("titans-memory", &[], "B=1,H=1,L=3,D=2,Hid=5", &[]), ErrorKind::Shape, "2 columns without `weight1`"),
+    (("titans-memory", &[], "B=1,H=1,L=3,D=2,Hid=2", &["anchor1"]), ErrorKind::MissingInput, "given with `anchor1`"),
+    (("titans-memory", &[], "B=1,H=1,L=3,D=64,Hid=1400", &["weight1"]), ErrorKind::Limit, "up to 4096"),
     (
         ("transpose-attention", &[("temperature", "0")], "B=1,H=1,L=3,D=2", &[]),
         ErrorKind::Parameter,

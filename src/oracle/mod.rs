@@ -5,12 +5,14 @@
 
 mod attention;
 pub mod features;
+mod memory;
 mod recurrence;
 mod rotary;
 mod search;
 mod systems;
 
 pub use attention::{Pairs, Row, attention, attention_map, bottom_right, merge, with_sink};
+pub use memory::{Layers, Memory};
 pub use recurrence::{Recurrence, Token, frequencies, log_sigmoid, rotate, scan, shared_head, slopes, unit};
 pub use rotary::{Scaling, scaled_frequencies};
 pub use search::{index_scores, list_count, padded, pool_blocks, top_k};

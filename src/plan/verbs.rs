@@ -373,6 +373,28 @@ impl PlanBuilder<'_> {
         self.stage(label, Op::Solve(op), list, tables, Vec::new())
     }
 
+    /// A network that learns the tokens: q, k, v, then its one or two layers (3, B, H, rows, columns), changed in place, then theta, alpha and
+    /// eta (B, H, L), then out and surprise.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn memory(
+        &mut self,
+        label: &str,
+        op: scan::Memory,
+        [q, k, v]: [&Ref; 3],
+        layers: &[Ref],
+        rates: [Ref; 3],
+        [out, surprise]: [&Ref; 2],
+    ) -> Result<()> {
+        let roles = [("q", q), ("k", k), ("v", v), ("out", out), ("surprise", surprise)];
+        let mut list: Bindings = roles.map(|(role, r)| (role, r.clone())).into();
+        list.extend(["last", "hidden"].into_iter().zip(layers.iter().rev().cloned()));
+        let tables = ["theta", "alpha", "eta"].into_iter().zip(rates);
+        let tables = tables.map(|(name, r)| (name, r.insert(3), ScalarType::F32)).collect();
+        self.stage(label, Op::Memory(op), list, tables, Vec::new())
+    }
+
     /// The elementwise recurrence of u, dt, a, b and c, from a state before, with a skip (P), into out and state.
     ///
     /// # Errors

@@ -47,6 +47,7 @@ files![
     "scan/matrix_pairs",
     "scan/matrix_stage",
     "scan/matrix_sums",
+    "scan/memory",
     "scan/recurrent",
     "scan/selective",
     "scan/solve",

@@ -3,6 +3,7 @@
 mod carry;
 mod launch;
 mod matrix;
+mod memory;
 mod selective;
 mod solve;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 mod twin;
 
 pub use carry::Carry;
+pub use memory::{Act, Memory};
 pub use selective::Selective;
 pub use solve::{By, DEEPEST, Solve};
 

@@ -25,7 +25,10 @@ pub mod scan;
 pub mod selective_scan;
 pub mod short_conv;
 pub mod ssd;
+pub mod titans_mac;
 pub mod titans_mag;
+pub mod titans_mal;
+pub mod titans_memory;
 pub mod transnormer;
 pub mod windowed_least_squares;
 
@@ -57,4 +60,7 @@ variants! {
     mesa_layer::MesaLayer,
     rls_layer::RlsLayer,
     windowed_least_squares::WindowedLeastSquares,
+    titans_memory::TitansMemory,
+    titans_mac::TitansMac,
+    titans_mal::TitansMal,
 }

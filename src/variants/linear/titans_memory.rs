@@ -13,7 +13,7 @@
 //!
 //! Limits: one or two layers, no bias; f32. The chunk is part of the definition: a stream carries weights, momentum, anchor and
 //! `pos`, the tokens before the call, counted modulo the chunk. Without `momentum` it starts at 0, without `anchor` the open chunk
-//! has the weights. A token's vectors (2 D + 3 Hid + Dv, or 3 D + Dv) hold up to 4096 numbers. Tokens run in order, a workgroup a head.
+//! has the weights. A token's vectors (2 D + 3 Hid + Dv, or 3 D + Dv) hold up to 4096 numbers. Tokens run in order, a workgroup a head, in one dispatch.
 
 use crate::error::{ErrorKind, Result};
 use crate::kernel::diagnose::Fold;
@@ -115,7 +115,9 @@ pub(super) fn layers(
     }
     if !Memory::fits(depth, deep.then_some(inner), width) {
         let found = format!("D = {depth}, Hid = {inner}, {width} values");
-        return Err(problem.refuse(ErrorKind::Limit, "weight0", "2 D + 3 Hid + Dv up to 4096", found));
+        let expected = if deep { "2 D + 3 Hid + Dv" } else { "3 D + Dv" };
+        let expected = format!("{expected} up to 4096, each rounded up to 32");
+        return Err(problem.refuse(ErrorKind::Limit, "weight0", expected, found));
     }
     NAMES[..1 + usize::from(deep)].iter().map(|names| layer(problem, plan, *names)).collect()
 }

@@ -29,6 +29,8 @@ enum Term {
     Size(String),
     Number(usize),
     Plus(Box<Term>, usize),
+    /// Of two lengths; that of an input which is absent is 0.
+    Sum(Box<Term>, Box<Term>),
     Minus(Box<Term>, usize),
     Times(Box<Term>, Box<Term>),
     /// In parentheses: the usual size, which the variant checks itself.
@@ -287,6 +289,10 @@ impl Term {
             Term::Size(letter) => *sizes.get(letter)?,
             Term::Number(n) => *n,
             Term::Plus(a, n) => a.value(sizes)? + n,
+            Term::Sum(a, b) => match (a.value(sizes), b.value(sizes)) {
+                (None, None) => return None,
+                (a, b) => a.unwrap_or(0) + b.unwrap_or(0),
+            },
             Term::Minus(a, n) => a.value(sizes)?.checked_sub(*n)?,
             Term::Usual(a) => a.value(sizes)?,
             Term::Times(a, b) => a.value(sizes)?.checked_mul(b.value(sizes)?)?,
@@ -337,6 +343,8 @@ fn term(text: &str) -> Term {
         Term::Floor(Box::new(term(a)), Box::new(term(b)))
     } else if let Some((a, n)) = text.split_once('+').and_then(|(a, n)| Some((a, n.parse().ok()?))) {
         Term::Plus(Box::new(term(a)), n)
+    } else if let Some((a, b)) = text.split_once('+').filter(|_| !text.contains('(')) {
+        Term::Sum(Box::new(term(a)), Box::new(term(b)))
     } else if let Some((a, n)) = text.split_once('-').and_then(|(a, n)| Some((a, n.parse().ok()?))) {
         Term::Minus(Box::new(term(a)), n)
     } else if let Some(inner) = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
@@ -359,6 +367,6 @@ mod tests {
         assert_eq!(value("Lk min(topk,Lk) ceil(Lk,b) Lk//b b+1"), [10, 4, 4, 3, 4].map(Some));
         assert_eq!(value("min(topk,ceil(Lk, b))"), [Some(4)]);
         assert_eq!(value("2*b b*Lk (2*Lk) b-1"), [6, 30, 20, 2].map(Some));
-        assert_eq!(value("unknown"), [None]);
+        assert_eq!(value("unknown unknown+b b+Lk unknown+other"), [None, Some(3), Some(13), None]);
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{Budget, close, engines, random};
 use proptest::prelude::*;
 use wgpu_attention::variants::dense::{DenseAttention, MergeLse, SplitKvDecode, VarlenAttention};
-use wgpu_attention::variants::linear::Retention;
+use wgpu_attention::variants::linear::{DeltaNet, MesaLayer, Retention, RlsLayer, TitansMemory};
 use wgpu_attention::variants::sparse::BlockSparseAttention;
 use wgpu_attention::variants::{Pattern, hierarchical::TokenListAttention};
 use wgpu_attention::{HostTensor, Inputs, Outputs, Runtime, Variant};
@@ -208,6 +208,38 @@ proptest! {
             if let Err(why) = close(want.get("out").unwrap(), got.get("out").unwrap(), budget) {
                 return Err(TestCaseError::fail(format!("{name}: {why}")));
             }
+        }
+    }
+}
+
+#[test]
+fn a_linear_memory_without_momentum_is_the_delta_rule() {
+    let (shape, rows) = ([2, 3, 30], [2, 3, 30, 8]);
+    let [q, k, v] = [1, 2, 3].map(|seed| random(&rows, seed));
+    let beta = HostTensor::from_fn(&shape, |n| 0.1 * (n % 7) as f32 / 7.0);
+    let theta = HostTensor::from_fn(&shape, |n| 0.05 * (n % 7) as f32 / 7.0);
+    let zero = HostTensor::zeros(&shape);
+    let start = random(&[2, 3, 8, 8], 4);
+    for (name, runtime) in engines() {
+        let delta = DeltaNet { scale: Some(1.0), qk_l2norm: false };
+        let want = call(&runtime, &delta, &inputs(&q, &k, &v).with("beta", &beta).with("state", &start));
+        let rates = inputs(&q, &k, &v).with("theta", &theta).with("alpha", &zero).with("eta", &zero);
+        let got = call(&runtime, &TitansMemory::default(), &rates.with("weight0", &start));
+        for (want_name, got_name) in [("out", "out"), ("state", "weight0")] {
+            let (want, got) = (want.get(want_name).unwrap(), got.get(got_name).unwrap());
+            common::assert_close(&format!("{name} {got_name}"), want, got, Budget::SCAN);
+        }
+    }
+}
+
+#[test]
+fn recursive_least_squares_is_the_mesa_layer_without_decay() {
+    let [q, k, v] = [1, 2, 3].map(|seed| random(&[1, 2, 40, 6], seed));
+    for (name, runtime) in engines() {
+        let rls = call(&runtime, &RlsLayer { ridge: 2.0 }, &inputs(&q, &k, &v));
+        for iterations in [None, Some(6)] {
+            let mesa = call(&runtime, &MesaLayer { ridge: 2.0, iterations }, &inputs(&q, &k, &v));
+            common::assert_close(name, mesa.get("out").unwrap(), rls.get("out").unwrap(), Budget::F16);
         }
     }
 }

@@ -227,6 +227,85 @@ fn hierarchical() -> Vec<Case> {
     list
 }
 
+/// Numbers between 0 and 1 (write weights), below 0 (log decays), and symmetric matrices.
+fn rates(shape: &[usize], seed: u64, of: fn(f32) -> f32) -> HostTensor {
+    let data = random(shape, seed).to_f32().into_iter().map(|x| of(1.0 / (1.0 + (-x).exp()))).collect::<Vec<_>>();
+    HostTensor::new(shape, data).expect("a shape")
+}
+
+/// Least squares at every token: more tokens than a segment has, fewer heads of keys, states before, every option.
+fn regressions() -> Vec<Case> {
+    let mut list = Vec::new();
+    for size in [[1, 2, 1, 150, 150, 20, 12], [2, 3, 3, 1, 1, 7, 5], [1, 2, 2, 9, 9, 40, 33]] {
+        let [b, h, _, l, _, d, dv] = size;
+        let gated = |inputs, weight| {
+            let inputs = with(inputs, "log_decay", rates(&[b, h, l], 4, |x| -0.2 * x));
+            with(inputs, weight, rates(&[b, h, l], 5, |x| x))
+        };
+        let eye = |n: usize| if n / d % d == n % d { 2.0 } else { 0.1 };
+        let before = with(gated(qkv(size), "beta"), "state_kk", HostTensor::from_fn(&[b, h, d, d], eye));
+        let before = with(before, "state_kv", random(&[b, h, d, dv], 6));
+        let own = with(before.clone(), "ridge_diag", rates(&[h, d], 7, |x| 0.5 + x));
+        list.push(case("mesa-layer", &[("ridge", "0.5")], before.clone()));
+        list.push(case("mesa-layer", &[("iterations", "5")], own));
+        list.push(case("mesa-layer", &[("iterations", "0")], qkv(size)));
+        list.push(case("mesa-layer", &[], half(before)));
+        let before = with(gated(qkv(size), "beta"), "p", HostTensor::from_fn(&[b, h, d, d], eye));
+        list.push(case("rls-layer", &[], with(before.clone(), "state", random(&[b, h, d, dv], 6))));
+        list.push(case("rls-layer", &[("ridge", "2")], half(before)));
+        for window in ["7", "none"] {
+            // A ridge that fades while the window's data do not leaves f32 no digits.
+            let fading = if window == "none" { "true" } else { "false" };
+            let params = [("window", window), ("decay_ridge", fading), ("ridge", "2")];
+            list.push(case("windowed-least-squares", &params, gated(qkv(size), "weight")));
+        }
+        list.push(case("windowed-least-squares", &[("window", "5"), ("feature", "elu1")], half(qkv(size))));
+    }
+    list.push(case("mesa-layer", &[], qkv([1, 2, 2, 5, 5, 70, 3])));
+    // A linear system multiplies rounding by its condition, here some hundreds.
+    list.iter_mut().for_each(|case| case.budget = Budget::F16);
+    list
+}
+
+/// Memories that learn: chunks entered in the middle, one layer and two, fewer heads of keys, every activation.
+fn memories() -> Vec<Case> {
+    let mut list = Vec::new();
+    let small = |shape: &[usize], seed| {
+        let data = random(shape, seed).to_f32().into_iter().map(|x| 0.3 * x).collect::<Vec<_>>();
+        HostTensor::new(shape, data).expect("a shape")
+    };
+    for [b, h, hk, l, d, hid, dv] in [[2, 4, 2, 23, 12, 33, 7], [1, 1, 1, 1, 5, 5, 5], [1, 2, 2, 9, 40, 160, 24]] {
+        let rated = |mut inputs: Vec<(&'static str, HostTensor)>, tokens| {
+            inputs.push(("theta", rates(&[b, h, tokens], 4, |x| 0.02 * x)));
+            inputs.push(("alpha", rates(&[b, h, tokens], 5, |x| 0.1 * x)));
+            with(inputs, "eta", rates(&[b, h, tokens], 6, |x| 0.5 * x))
+        };
+        let plain = rated(qkv([b, h, hk, l, l, d, dv]), l);
+        let one = with(plain.clone(), "weight0", small(&[h, d, dv], 7));
+        let two = with(with(plain, "weight0", small(&[h, d, hid], 7)), "weight1", small(&[b, h, hid, dv], 8));
+        let amid =
+            with(with(two.clone(), "momentum0", small(&[b, h, d, hid], 9)), "anchor0", small(&[b, h, d, hid], 10));
+        let amid = with(with(amid, "momentum1", small(&[b, h, hid, dv], 11)), "anchor1", small(&[b, h, hid, dv], 12));
+        list.push(case("titans-memory", &[("chunk", "5"), ("pos", "8"), ("act", "relu")], amid));
+        list.push(case("titans-memory", &[("chunk", "3"), ("act", "tanh"), ("read", "before")], half(two)));
+        list.push(case("titans-memory", &[("grad_scale", "1"), ("pos", "7"), ("read", "before")], one));
+
+        let persistent = [("p_k", random(&[h, 3, d], 4)), ("p_v", random(&[h, 3, dv], 5))];
+        let slots = [("mem_k", random(&[b, h, l, d], 6)), ("mem_v", random(&[b, h, l, dv], 7))];
+        let all = [qkv([b, h, h, l, l, d, dv]), persistent.to_vec(), slots.to_vec()].concat();
+        list.push(case("titans-mac", &[("segment", "7"), ("mem_causal", "false")], all.clone()));
+        list.push(case("titans-mac", &[("segment", "4"), ("scale", "0.5")], half(all)));
+
+        let maps = [("w_q", random(&[d, 9], 8)), ("w_k", random(&[d, 9], 9)), ("w_v", random(&[d, 9], 10))];
+        let layers = [("weight0", small(&[h, d, hid], 11)), ("weight1", small(&[h, hid, d], 12))];
+        let all = [vec![("x", random(&[b, h, l, d], 1))], maps.to_vec(), layers.to_vec()].concat();
+        let params = [("window", "6"), ("chunk", "4"), ("act", "relu"), ("scale", "0.4")];
+        list.push(case("titans-mal", &params, rated(with(all.clone(), "p", random(&[h, 5, d], 3)), l + 5)));
+        list.push(case("titans-mal", &[("window", "1")], rated(all, l)));
+    }
+    list
+}
+
 fn run(cases: Vec<Case>) {
     let filter = std::env::var("ATTN_TEST").unwrap_or_default();
     let mut failures = Vec::new();
@@ -260,6 +339,16 @@ fn dense_variants_agree_with_their_oracles() {
 #[test]
 fn sparse_and_linear_variants_agree_with_their_oracles() {
     run(sparse_and_linear());
+}
+
+#[test]
+fn memories_agree_with_their_oracles() {
+    run(memories());
+}
+
+#[test]
+fn regressions_agree_with_their_oracles() {
+    run(regressions());
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use common::{Budget, close, engines, random, tensor_of};
 use wgpu_attention::case::oracle_inputs;
 use wgpu_attention::variants::CATALOG;
-use wgpu_attention::{Card, DType, Entry, Family, HostTensor, Inputs, State, Value, variant};
+use wgpu_attention::{Card, DType, Entry, Family, HostTensor, Inputs, OutputSpec, State, Value, variant};
 
-const SIZES: [(&str, usize); 16] = [
+const SIZES: [(&str, usize); 17] = [
     ("B", 2),
     ("H", 4),
     ("Hk", 2),
@@ -26,6 +26,7 @@ const SIZES: [(&str, usize); 16] = [
     ("F", 24),
     ("Dp", 12),
     ("Do", 9),
+    ("Hid", 10),
     ("M", 3),
 ];
 const LENGTH: usize = 53;
@@ -48,6 +49,8 @@ fn size(card: &str, word: &str) -> usize {
     let letter = |name: &str| SIZES.iter().find(|(n, _)| *n == name).map(|(_, n)| *n);
     match word.trim_matches(['(', ')']) {
         "K-1" => 3,
+        "P+L" => 10 + LENGTH,
+        "Hid" if card == "titans-mal" => 12,
         // Without theta the state of transnormer-llm has D rows.
         "2*D" if card == "transnormer-llm" => 12,
         "2*D" => 24,
@@ -69,6 +72,12 @@ fn fill(card: &Card, name: &str, seed: u64) -> HostTensor {
         ("ssd" | "selective-scan", "dt") => map(|x| 0.2 * x.abs()),
         ("aaren", "u") => map(|x| 0.5 + x.abs()),
         ("rwkv-7", "kappa") => map(|x| x * 0.25),
+        ("windowed-least-squares", "weight") => map(f32::abs),
+        (_, "alpha") if card.name.starts_with("titans") => map(|x| 0.1 / (1.0 + (-x).exp())),
+        (_, "theta") if card.name.starts_with("titans") => map(|x| 0.02 / (1.0 + (-x).exp())),
+        (_, "eta") => map(|x| 0.5 / (1.0 + (-x).exp())),
+        (_, "weight0" | "weight1") => map(|x| 0.3 * x),
+        (_, "ridge_diag") => map(|x| 0.5 + x.abs()),
         (_, "log_decay") => map(|x| -0.2 * x.abs()),
         (_, "beta" | "a" | "alpha") => map(|x| 1.0 / (1.0 + (-x).exp())),
         _ => raw,
@@ -88,6 +97,11 @@ fn params(card: &Card, optional: bool) -> Vec<(String, Value)> {
         // A bonus belongs to a read before the write.
         return vec![("read".to_owned(), Value::Text("before".to_owned()))];
     }
+    let text = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
+    if card.name == "titans-memory" {
+        let (act, read) = if optional { ("tanh", "before") } else { ("silu", "after") };
+        return vec![("chunk".to_owned(), Value::Int(4)), text("act", act), text("read", read)];
+    }
     Vec::new()
 }
 
@@ -104,9 +118,15 @@ fn given(card: &Card, optional: bool) -> Vec<(&'static str, HostTensor)> {
     card.inputs
         .iter()
         .enumerate()
-        .filter(|(_, i)| !state(i.name) && i.dtype == DType::F32)
+        // A state that a call cannot do without has to begin somewhere.
+        .filter(|(_, i)| (!state(i.name) || i.name.starts_with("weight")) && i.dtype == DType::F32)
         .filter(|(_, i)| !i.optional || (optional && !exclusive.contains(&i.name)))
         .map(|(n, i)| (i.name, fill(card, i.name, n as u64 + 1)))
+        // Without persistent tokens there are only those of the text.
+        .map(|(name, x)| match words(card, name).iter().position(|w| *w == "P+L") {
+            Some(axis) if !optional => (name, x.narrow(axis, 0, LENGTH).contiguous()),
+            _ => (name, x),
+        })
         .collect()
 }
 
@@ -172,7 +192,9 @@ fn a_run_in_parts_equals_one_run() {
                     let mut state = State::new(&*variant);
                     let ends = bounds.windows(2).filter(|pair| pair[0] < pair[1]).map(|pair| pair[1]);
                     let outs: Vec<_> = ends.map(|end| run(&mut state, end)).collect();
-                    for o in card.outputs.iter().filter(|o| !WINDOWS.contains(&(card.name, o.name))) {
+                    let given = |o: &&OutputSpec| !o.optional || whole.contains_key(o.name);
+                    let kept = |o: &&OutputSpec| !WINDOWS.contains(&(card.name, o.name));
+                    for o in card.outputs.iter().filter(given).filter(kept) {
                         let want = &whole[o.name];
                         let (mut first, axis) = (0, o.shape.split_whitespace().position(|w| ["L", "Lq"].contains(&w)));
                         for out in outs.iter().filter(|_| axis.is_some()).chain(outs.last().filter(|_| axis.is_none()))
@@ -193,4 +215,27 @@ fn a_run_in_parts_equals_one_run() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(seen > 0 || !filter.is_empty(), "no variant streams");
+}
+
+#[test]
+fn a_stretch_with_its_past_equals_the_whole() {
+    // The past comes with the call where there is no state: so many tokens before the first row, or whole segments.
+    for (name, param, size, first, past) in
+        [("windowed-least-squares", "window", 9, 20, 8), ("titans-mac", "segment", 16, 32, 0)]
+    {
+        let entry = variant::find(name).expect("a variant");
+        let variant = entry.make(&[(param.to_owned(), Value::Int(size))]).expect("a variant");
+        let given = given(entry.card(), true);
+        for (engine, runtime) in engines() {
+            let run = |first: usize| {
+                let parts = given.iter().map(|(name, x)| (name, part(entry.card(), name, x, first, LENGTH)));
+                let call = parts.fold(Inputs::new(), |all, (name, x)| all.with(name, x));
+                let out = runtime.call_blocking(&*variant, &call).expect(name);
+                out.get("out").expect("an output").clone()
+            };
+            let rows = |x: HostTensor, from: usize| x.narrow(2, from, LENGTH - first - past).contiguous();
+            let (whole, late) = (rows(run(0), first + past), rows(run(first), past));
+            close(&whole, &late, Budget::SCAN).unwrap_or_else(|why| panic!("{name} on {engine}: {why}"));
+        }
+    }
 }

@@ -117,12 +117,6 @@ fn token_decay(t: Tile, j: u32) -> f32 {
     return 0.0;
 }
 
-// e^g - 1. S + (e^g - 1) S keeps a slow decay that e^g rounds: the same factor every step, its error would add up.
-fn less_one(g: f32) -> f32 {
-    let near = g * (1.0 + g / 2.0 * (1.0 + g / 3.0 * (1.0 + g / 4.0 * (1.0 + g / 5.0 * (1.0 + g / 6.0)))));
-    return select(exp(g) - 1.0, near, abs(g) < 0.25);
-}
-
 // A read over its divisor: q·z, by DIVIDE 0 nothing, 1 with eps added, 2 at least 1 in size.
 fn divided(read: vec4<f32>, by: f32) -> vec4<f32> {
     if (DIVIDE == 1u) {

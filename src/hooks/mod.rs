@@ -13,7 +13,7 @@ pub use lookup::{
 };
 pub use mask::{Axis, alone, given, hidden, later, neighborhood, positions};
 pub use number::{
-    Number, above, ahead, at_least, diagonal, equals, except, gain, hat, hyperbolic, inverse_log, log_factor,
+    Number, above, ahead, at_least, diagonal, equals, except, faded, gain, hat, hyperbolic, inverse_log, log_factor,
     log_sigmoid, logistic, magnitude, over, plus, power, probability, take, times,
 };
 pub use rule::{Rule, attributes, intervals, slices};

@@ -85,6 +85,19 @@ pub fn probability(lse: impl Into<Number>) -> Hook {
     hook!(Score, "number", "probability", twin).arg("lse", lse.into().arg())
 }
 
+/// `s · e^(row − key)`: what is left of a key at a row, from the sums of log decays (B, H, L, 1) up to each token.
+pub fn faded(sums: &Ref) -> Hook {
+    let twin = Twin::Score(|s, row, args| {
+        let own = args[0].f32(0);
+        s.iter_mut().zip(row.keys).for_each(|(s, &j)| *s *= (own - args[1].f32(j)).exp());
+    });
+    let [batch, heads, length, _] = sums.shape[..] else { unreachable!("sums have four axes") };
+    let full = [batch, heads, length, length];
+    hook!(Score, "number", "faded", twin)
+        .arg("row", ArgValue::Table(sums.broadcast(&full), ScalarType::F32))
+        .arg("key", ArgValue::Table(sums.permute(&[0, 1, 3, 2]).broadcast(&full), ScalarType::F32))
+}
+
 /// 1 where `s > threshold`, else `low`.
 pub fn above(threshold: impl Into<Number>, low: f32) -> Hook {
     let twin = Twin::Score(|s, row, args| {

@@ -39,6 +39,10 @@ pub enum Op {
     Carry(scan::Carry),
     /// The elementwise recurrence.
     Selective(scan::Selective),
+    /// A network that learns the tokens.
+    Memory(scan::Memory),
+    /// A linear system of each token.
+    Solve(scan::Solve),
     /// Row-wise feature map.
     Map(transform::Map),
     /// Rotary position embedding.
@@ -71,6 +75,8 @@ impl Op {
             Op::Scan(op) => op,
             Op::Carry(op) => op,
             Op::Selective(op) => op,
+            Op::Memory(op) => op,
+            Op::Solve(op) => op,
             Op::Map(op) => op,
             Op::Rotary(op) => op,
             Op::Conv(op) => op,

@@ -1,7 +1,7 @@
 //! `attend.polynomial`: local polynomial regression of values on keys, given the weights.
 
 use super::key::Launch;
-use super::reals::{Reals, dot};
+use super::reals::{Reals, dot, solve};
 use super::{Io, Kernel, LaunchBuilder, Role, TwinIo, for_each_row};
 use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
@@ -100,7 +100,7 @@ impl Kernel for Polynomial {
             }
             // Centred before they are multiplied: the difference of two large sums would have few digits.
             phi.iter_mut().for_each(|phi| phi.iter_mut().zip(&mean).for_each(|(x, m)| *x -= m));
-            let y = solve(self.gram(&phi, weights, places), mean);
+            let y = solve(self.gram(&phi, weights, places), mean, FLAT);
             row.fill(0.0);
             for (j, (phi, p)) in phi.iter().zip(weights).enumerate().filter(|(_, (_, p))| **p != 0.0) {
                 let weight = p * (1.0 - dot(phi, &y));
@@ -138,29 +138,6 @@ fn monomials(q: &[f32], k: &[f32], places: usize) -> Vec<f32> {
     let mut phi = z.clone();
     phi.extend(pairs.take(places - z.len()).map(|(a, b)| z[a] * z[b]));
     phi
-}
-
-/// S y = x by the factors L D Lᵀ of the lower triangle of S.
-fn solve(mut s: Vec<Vec<f32>>, mut x: Vec<f32>) -> Vec<f32> {
-    let n = x.len();
-    let flat = FLAT * (0..n).fold(0.0, |m: f32, a| m.max(s[a][a]));
-    for c in 0..n {
-        let column: Vec<f32> = (0..n).map(|a| if a > c { s[a][c] } else { 0.0 }).collect();
-        let pivot = s[c][c];
-        for a in c + 1..n {
-            let factor = if pivot > flat { column[a] / pivot } else { 0.0 };
-            (c + 1..=a).for_each(|b| s[a][b] -= factor * column[b]);
-            s[a][c] = factor;
-        }
-    }
-    for c in 0..n {
-        (c + 1..n).for_each(|a| x[a] -= s[a][c] * x[c]);
-    }
-    (0..n).for_each(|a| x[a] = if s[a][a] > flat { x[a] / s[a][a] } else { 0.0 });
-    for c in (0..n).rev() {
-        (0..c).for_each(|a| x[a] -= s[c][a] * x[c]);
-    }
-    x
 }
 
 fn rank(role: &str) -> Error {

@@ -46,3 +46,26 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
     sums.iter().sum::<f32>() + rest
 }
+
+/// S y = x by the factors L D Lᵀ of the lower triangle of S. Directions with a pivot up to `flat` of the largest diagonal are left out.
+pub(crate) fn solve(mut s: Vec<Vec<f32>>, mut x: Vec<f32>, flat: f32) -> Vec<f32> {
+    let n = x.len();
+    let flat = flat * (0..n).fold(0.0, |m: f32, a| m.max(s[a][a]));
+    for c in 0..n {
+        let column: Vec<f32> = (0..n).map(|a| if a > c { s[a][c] } else { 0.0 }).collect();
+        let pivot = s[c][c];
+        for a in c + 1..n {
+            let factor = if pivot > flat { column[a] / pivot } else { 0.0 };
+            (c + 1..=a).for_each(|b| s[a][b] -= factor * column[b]);
+            s[a][c] = factor;
+        }
+    }
+    for c in 0..n {
+        (c + 1..n).for_each(|a| x[a] -= s[a][c] * x[c]);
+    }
+    (0..n).for_each(|a| x[a] = if s[a][a] > flat { x[a] / s[a][a] } else { 0.0 });
+    for c in (0..n).rev() {
+        (0..c).for_each(|a| x[a] -= s[c][a] * x[c]);
+    }
+    x
+}

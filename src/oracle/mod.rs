@@ -5,17 +5,19 @@
 
 mod attention;
 pub mod features;
+mod memory;
 mod recurrence;
 mod rotary;
 mod search;
 mod systems;
 
 pub use attention::{Pairs, Row, attention, attention_map, bottom_right, merge, with_sink};
+pub use memory::{Layers, Memory};
 pub use recurrence::{Recurrence, Token, frequencies, log_sigmoid, rotate, scan, shared_head, slopes, unit};
 pub use rotary::{Scaling, scaled_frequencies};
 pub use search::{index_scores, list_count, padded, pool_blocks, top_k};
 use std::collections::BTreeMap;
-pub use systems::{eigen, least_squares};
+pub use systems::{conjugate_gradients, eigen, least_squares, solve};
 
 /// An array of f64, row-major. Booleans are 0 and 1, indices are whole numbers.
 #[derive(Clone, Debug, PartialEq)]

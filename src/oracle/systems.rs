@@ -1,6 +1,6 @@
 //! Linear systems and eigenvalues.
 
-use super::Array;
+use super::{Array, dot};
 
 /// Eigenvalues, ascending, and their eigenvectors of a symmetric matrix (N, N): Jacobi's rotations, one pair of rows and columns at a time.
 pub fn eigen(matrix: &Array) -> (Vec<f64>, Vec<Vec<f64>>) {
@@ -52,6 +52,13 @@ pub fn least_squares(rows: &[(f64, Vec<f64>, &[f64])], ridge: f64) -> Vec<f64> {
         }
     }
     (1..n).for_each(|a| m[a][a] += ridge);
+    eliminate(&mut m);
+    (0..width).map(|d| m[0][n + d] / m[0][0]).collect()
+}
+
+/// Rows [A | b, ...] of a system of n equations become [diagonal | scaled solutions, ...], with pivots.
+fn eliminate(m: &mut [Vec<f64>]) {
+    let (n, width) = (m.len(), m[0].len());
     for c in 0..n {
         let best = (c..n).fold(c, |best, r| if m[r][c].abs() > m[best][c].abs() { r } else { best });
         m.swap(c, best);
@@ -60,8 +67,29 @@ pub fn least_squares(rows: &[(f64, Vec<f64>, &[f64])], ridge: f64) -> Vec<f64> {
         }
         for r in (0..n).filter(|&r| r != c) {
             let factor = m[r][c] / m[c][c];
-            (c..n + width).for_each(|d| m[r][d] -= factor * m[c][d]);
+            (c..width).for_each(|d| m[r][d] -= factor * m[c][d]);
         }
     }
-    (0..width).map(|d| m[0][n + d] / m[0][0]).collect()
+}
+
+/// x of A x = b, A in rows.
+pub fn solve(a: &[Vec<f64>], b: &[f64]) -> Vec<f64> {
+    let mut m: Vec<Vec<f64>> = a.iter().zip(b).map(|(row, b)| [&row[..], &[*b]].concat()).collect();
+    eliminate(&mut m);
+    m.iter().enumerate().map(|(c, row)| row[b.len()] / row[c]).collect()
+}
+
+/// The same after so many steps of conjugate gradients from x = 0; a step with a denominator of 0 is none.
+pub fn conjugate_gradients(a: &[Vec<f64>], b: &[f64], steps: usize) -> Vec<f64> {
+    let (mut x, mut r, mut p) = (vec![0.0; b.len()], b.to_vec(), b.to_vec());
+    for _ in 0..steps {
+        let ap: Vec<f64> = a.iter().map(|row| dot(row, &p)).collect();
+        let (rr, pap) = (dot(&r, &r), dot(&p, &ap));
+        let alpha = if pap == 0.0 { 0.0 } else { rr / pap };
+        x.iter_mut().zip(&p).for_each(|(x, p)| *x += alpha * p);
+        r.iter_mut().zip(&ap).for_each(|(r, ap)| *r -= alpha * ap);
+        let beta = if rr == 0.0 { 0.0 } else { dot(&r, &r) / rr };
+        p.iter_mut().zip(&r).for_each(|(p, r)| *p = r + beta * *p);
+    }
+    x
 }

@@ -8,7 +8,7 @@ mod verbs;
 
 pub use builder::PlanBuilder;
 pub use memory::Memory;
-pub use verbs::{AttendIo, ScanIo};
+pub use verbs::{AttendIo, ScanIo, SolveIo};
 
 use crate::hook::Hook;
 use crate::kernel::Op;

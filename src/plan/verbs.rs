@@ -147,6 +147,32 @@ impl ScanIo {
     }
 }
 
+/// What `solve` is bound to; see [`scan::Solve`] for shapes.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct SolveIo {
+    /// None for a gain.
+    pub q: Option<Ref>,
+    pub k: Ref,
+    pub out: Ref,
+    pub state_in: Option<Ref>,
+    pub state: Option<Ref>,
+    /// Log decay, broadcast to (B, H, L, 1).
+    pub g: Option<Ref>,
+    /// (B, H, L, 1)
+    pub w: Option<Ref>,
+    /// Broadcast to (B, H, Lq, D).
+    pub ridge: Option<Ref>,
+}
+
+impl SolveIo {
+    /// The required bindings; the rest is set by field.
+    pub fn new(k: &Ref, out: &Ref) -> Self {
+        let (k, out) = (k.clone(), out.clone());
+        SolveIo { q: None, k, out, state_in: None, state: None, g: None, w: None, ridge: None }
+    }
+}
+
 /// Storage bindings of every device.
 const PORTABLE_BINDINGS: usize = 8;
 
@@ -306,6 +332,20 @@ impl PlanBuilder<'_> {
 
     /// What each segment adds, the states at their starts, then all segments at once.
     fn scan_segments(&mut self, label: &str, op: scan::Scan, mut io: ScanIo, each: usize) -> Result<()> {
+        let (sums, z) = self.segment_states(label, op, &mut io, each)?;
+        (io.state_in, io.z_in) = (Some(sums), z);
+        let (list, tables) = io.bindings();
+        self.stage(label, Op::Scan(scan::Scan { pass: scan::Pass::Reads(each), ..op }), list, tables, Vec::new())
+    }
+
+    /// The states (B, H S, D, Dv) and normalisers (B, H S, D) at the starts of S segments of `each` tokens. Takes the states before.
+    fn segment_states(
+        &mut self,
+        label: &str,
+        op: scan::Scan,
+        io: &mut ScanIo,
+        each: usize,
+    ) -> Result<(Ref, Option<Ref>)> {
         let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| io.out.shape[axis]);
         let (depth, count) = (io.k.shape[3], tokens.div_ceil(each));
         let mut scratch = |name: &str, inner: &[usize]| {
@@ -335,10 +375,54 @@ impl PlanBuilder<'_> {
         let tables = io.z_in.take().map(|r| ("z_in", r.insert(2), ScalarType::F32)).filter(|_| z.is_some());
         let carry = Op::Carry(scan::Carry { segments: count });
         self.stage(&format!("{label} carry"), carry, list, tables.into_iter().collect(), Vec::new())?;
+        Ok((sums, z))
+    }
 
-        (io.state_in, io.z_in) = (Some(sums), z);
-        let (list, tables) = io.bindings();
-        self.stage(label, Op::Scan(scan::Scan { pass: scan::Pass::Reads(each), ..op }), list, tables, Vec::new())
+    /// A linear system of each token; in segments where few heads do not fill a device.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn solve(&mut self, label: &str, mut op: scan::Solve, mut io: SolveIo) -> Result<()> {
+        let [batch, heads, queries, _] = [0, 1, 2, 3].map(|axis| io.out.shape[axis]);
+        op.segment = op.segment(batch * heads, queries);
+        if let Some(each) = op.segment {
+            let decay = if io.g.is_some() { scan::Decay::Scalar } else { scan::Decay::None };
+            let mut sums = ScanIo::new(&io.k, &io.k, &io.k, &io.out, &io.out);
+            (sums.decay, sums.w, sums.state_in) = (io.g.clone(), io.w.clone(), io.state_in.take());
+            let op = scan::Scan { decay, ..scan::Scan::new(1.0) };
+            io.state_in = Some(self.segment_states(label, op, &mut sums, each)?.0);
+        }
+        let mut list: Bindings = vec![("k", io.k), ("out", io.out)];
+        optional(&mut list, "q", io.q);
+        optional(&mut list, "state_in", io.state_in);
+        optional(&mut list, "state", io.state);
+        let mut tables = Vec::new();
+        tables.extend(io.g.map(|r| ("g", r, ScalarType::F32)));
+        tables.extend(io.w.map(|r| ("w", r, ScalarType::F32)));
+        tables.extend(io.ridge.map(|r| ("ridge", r, ScalarType::F32)));
+        self.stage(label, Op::Solve(op), list, tables, Vec::new())
+    }
+
+    /// A network that learns the tokens: q, k, v, then its one or two layers (3, B, H, rows, columns), changed in place, then theta, alpha and
+    /// eta (B, H, L), then out and surprise.
+    ///
+    /// # Errors
+    /// As [`PlanBuilder::stage`].
+    pub fn memory(
+        &mut self,
+        label: &str,
+        op: scan::Memory,
+        [q, k, v]: [&Ref; 3],
+        layers: &[Ref],
+        rates: [Ref; 3],
+        [out, surprise]: [&Ref; 2],
+    ) -> Result<()> {
+        let roles = [("q", q), ("k", k), ("v", v), ("out", out), ("surprise", surprise)];
+        let mut list: Bindings = roles.map(|(role, r)| (role, r.clone())).into();
+        list.extend(["last", "hidden"].into_iter().zip(layers.iter().rev().cloned()));
+        let tables = ["theta", "alpha", "eta"].into_iter().zip(rates);
+        let tables = tables.map(|(name, r)| (name, r.insert(3), ScalarType::F32)).collect();
+        self.stage(label, Op::Memory(op), list, tables, Vec::new())
     }
 
     /// The elementwise recurrence of u, dt, a, b and c, from a state before, with a skip (P), into out and state.

@@ -15,6 +15,7 @@ macro_rules! files {
 files![
     "lib/at",
     "lib/half",
+    "lib/less_one",
     "attend/tile",
     "attend/tile_scores",
     "attend/tile_stage",
@@ -46,8 +47,10 @@ files![
     "scan/matrix_pairs",
     "scan/matrix_stage",
     "scan/matrix_sums",
+    "scan/memory",
     "scan/recurrent",
     "scan/selective",
+    "scan/solve",
     "select/block_map",
     "select/score",
     "select/segments",

@@ -216,11 +216,13 @@ pub(crate) fn mapped(plan: &mut PlanBuilder, name: &str, map: FeatureMap) -> Res
 /// The input with rows x / √(Σ x² + 1e-6), or as it is.
 pub(crate) fn unit_rows(plan: &mut PlanBuilder, name: &str, on: bool) -> Result<Ref> {
     let x = plan.input(name)?;
-    if !on {
-        return Ok(x);
-    }
-    let out = plan.scratch(&format!("unit_{name}"), DType::F32, &x.shape);
-    plan.norm(&format!("unit_{name}"), Norm::unit(x.shape[3], 1e-6), &x, None, &out)?;
+    if on { unit_of(plan, name, &x) } else { Ok(x) }
+}
+
+/// Rows x / √(Σ x² + 1e-6).
+pub(crate) fn unit_of(plan: &mut PlanBuilder, name: &str, x: &Ref) -> Result<Ref> {
+    let out = scratch(plan, &format!("unit_{name}"), &x.shape);
+    plan.norm(&format!("unit_{name}"), Norm::unit(x.shape[3], 1e-6), x, None, &out)?;
     Ok(out)
 }
 
@@ -243,11 +245,25 @@ pub(crate) fn gate_at(given: &Array, [b, h, t]: [usize; 3], d: usize) -> f64 {
 /// The input times the learned map of another input (D, Do), as it is where that is absent.
 pub(crate) fn projected(plan: &mut PlanBuilder, name: &str, weight: &str) -> Result<Ref> {
     let x = plan.input(name)?;
-    let Some(weight) = plan.optional(weight) else { return Ok(x) };
+    match plan.optional(weight) {
+        Some(weight) => project(plan, name, &x, &weight),
+        None => Ok(x),
+    }
+}
+
+/// x (H, P, D) or (1, H, P, D) for every batch entry; what has batch entries stays as it is.
+pub(crate) fn every_batch(problem: &Problem, x: Ref) -> Ref {
+    let x = x.lead(4);
+    let shape = [&[problem.size("B")], &x.shape[1..]].concat();
+    if x.shape == shape { x } else { x.broadcast(&shape) }
+}
+
+/// x (B, H, L, D) times a learned map (D, Do).
+pub(crate) fn project(plan: &mut PlanBuilder, name: &str, x: &Ref, weight: &Ref) -> Result<Ref> {
     let [batch, heads, rows, _] = x.shape[..] else { unreachable!("x has four axes") };
     let out = scratch(plan, &format!("projected_{name}"), &[batch, heads, rows, weight.shape[1]]);
     let every = [batch, heads, weight.shape[0], weight.shape[1]];
-    product(plan, &format!("project_{name}"), &x, &weight.insert(0).insert(0).broadcast(&every), 1.0, &out, None)?;
+    product(plan, &format!("project_{name}"), x, &weight.insert(0).insert(0).broadcast(&every), 1.0, &out, None)?;
     Ok(out)
 }
 
@@ -350,8 +366,13 @@ pub(crate) fn rotated(plan: &mut PlanBuilder, name: &str, x: &Ref, base: f64, of
 
 /// k and v have the heads of q.
 pub(crate) fn same_heads(problem: &Problem, plan: &PlanBuilder) -> Result<()> {
+    heads_of_q(problem, plan, &["k", "v"])
+}
+
+/// These inputs have the heads of q.
+pub(crate) fn heads_of_q(problem: &Problem, plan: &PlanBuilder, names: &[&str]) -> Result<()> {
     let heads = plan.input("q")?.shape[1];
-    for name in ["k", "v"] {
+    for name in names {
         let found = plan.input(name)?.shape[1];
         if found != heads {
             return Err(problem.refuse(ErrorKind::Shape, name, format!("{heads} heads like `q`"), found));

@@ -1,5 +1,6 @@
 //! Parameters that are one of a few words.
 
+use crate::kernel::scan::Act;
 use crate::kernel::transform::Feature;
 use crate::oracle::features;
 use crate::words;
@@ -182,6 +183,41 @@ words! {
     pub enum Activation {
         /// x σ(x).
         Silu = "silu",
+    }
+}
+
+words! {
+    /// The activation between the layers of a memory.
+    pub enum MemoryActivation {
+        /// x σ(x).
+        Silu = "silu",
+        /// max(x, 0).
+        Relu = "relu",
+        /// tanh x.
+        Tanh = "tanh",
+    }
+}
+
+impl MemoryActivation {
+    /// The kernel's activation.
+    pub(crate) fn act(self) -> Act {
+        match self {
+            MemoryActivation::Silu => Act::Silu,
+            MemoryActivation::Relu => Act::Relu,
+            MemoryActivation::Tanh => Act::Tanh,
+        }
+    }
+
+    /// Activation and slope, for oracles.
+    pub(crate) fn both(self, x: f64) -> [f64; 2] {
+        match self {
+            MemoryActivation::Silu => {
+                let s = 1.0 / (1.0 + (-x).exp());
+                [x * s, s + x * s * (1.0 - s)]
+            }
+            MemoryActivation::Relu => [x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }],
+            MemoryActivation::Tanh => [x.tanh(), x.cosh().powi(-2)],
+        }
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps, s: Sizes) -> Option<Launch
         .constant("NORM", (depth_tiles * side) as u32)
         .switch("SUMS", sums)
         .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
+        .import("lib/less_one")
         .import("scan/common")
         .import("scan/matrix_stage");
     let builder = if sums { builder } else { builder.import("scan/matrix_pairs") };

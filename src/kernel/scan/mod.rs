@@ -3,13 +3,17 @@
 mod carry;
 mod launch;
 mod matrix;
+mod memory;
 mod selective;
+mod solve;
 #[cfg(test)]
 mod tests;
 mod twin;
 
 pub use carry::Carry;
+pub use memory::{Act, Memory};
 pub use selective::Selective;
+pub use solve::{By, DEEPEST, Solve};
 
 use super::key::{Launch, ScalarType};
 use super::{Io, Kernel, Role, TwinIo};

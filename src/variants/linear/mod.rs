@@ -15,16 +15,22 @@ pub mod linear;
 pub mod lizard;
 pub mod mala;
 pub mod mala_causal;
+pub mod mesa_layer;
 pub mod nalaformer;
 pub mod retention;
+pub mod rls_layer;
 pub mod rwkv_6;
 pub mod rwkv_7;
 pub mod scan;
 pub mod selective_scan;
 pub mod short_conv;
 pub mod ssd;
+pub mod titans_mac;
 pub mod titans_mag;
+pub mod titans_mal;
+pub mod titans_memory;
 pub mod transnormer;
+pub mod windowed_least_squares;
 
 variants! {
     aaren::Aaren,
@@ -51,4 +57,10 @@ variants! {
     mala_causal::MalaCausal,
     nalaformer::Nalaformer,
     titans_mag::TitansMag,
+    mesa_layer::MesaLayer,
+    rls_layer::RlsLayer,
+    windowed_least_squares::WindowedLeastSquares,
+    titans_memory::TitansMemory,
+    titans_mac::TitansMac,
+    titans_mal::TitansMal,
 }

@@ -16,10 +16,10 @@ use crate::hooks;
 use crate::kernel::diagnose::Fold;
 use crate::kernel::transform::{Gate, Norm};
 use crate::oracle::{Array, Inputs, Outputs, attention, merge, scale};
-use crate::plan::{PlanBuilder, Ref};
+use crate::plan::PlanBuilder;
 use crate::problem::Problem;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use crate::variants::common::{Window, default_scale};
+use crate::variants::common::{Window, default_scale, every_batch};
 use crate::variants::steps::scratch;
 use crate::{named, params};
 
@@ -69,9 +69,7 @@ impl Variant for TitansMag {
         if self.eps < 0.0 {
             return Err(problem.refuse(ErrorKind::Parameter, "eps", "0 or more", self.eps));
         }
-        let batch = problem.size("B");
-        let every = |x: Ref| x.insert(0).broadcast(&[&[batch], &x.shape[..]].concat());
-        let extra = Some([every(plan.input("p_k")?), every(plan.input("p_v")?)]);
+        let extra = Some([every_batch(problem, plan.input("p_k")?), every_batch(problem, plan.input("p_v")?)]);
         let qkv = [plan.input("q")?, plan.input("k")?, plan.input("v")?];
         let (attn, lse) = (plan.output("attn")?, plan.output("lse")?);
         let near = Window { size: self.window, scale: default_scale(self.scale, problem), qkv, extra };

@@ -260,6 +260,6 @@ impl<'s> Source<'s> {
 }
 
 /// e^g − 1. S + (e^g − 1) S keeps a slow decay that e^g rounds: the same factor every step, its error would add up.
-fn less_one(g: f64) -> f32 {
+pub(super) fn less_one(g: f64) -> f32 {
     g.exp_m1() as f32
 }

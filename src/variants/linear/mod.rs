@@ -5,10 +5,14 @@ pub mod aaren;
 pub mod based;
 pub mod based_window;
 pub mod delta_net;
+pub mod efficient_local;
 pub mod feature_maps;
 pub mod flow;
+pub mod flow_causal;
 pub mod gated_delta_net;
 pub mod gated_linear;
+pub mod hyper_zzw;
+pub mod hyper_zzw_local;
 pub mod lawcat;
 pub mod lightning;
 pub mod linear;
@@ -16,6 +20,8 @@ pub mod lizard;
 pub mod mala;
 pub mod mala_causal;
 pub mod nalaformer;
+pub mod nats;
+pub mod nats_block_types;
 pub mod retention;
 pub mod rwkv_6;
 pub mod rwkv_7;
@@ -47,8 +53,14 @@ variants! {
     lizard::Lizard,
     mala::Mala,
     flow::FlowAttention,
+    flow_causal::FlowAttentionCausal,
     selective_scan::SelectiveScan,
     mala_causal::MalaCausal,
     nalaformer::Nalaformer,
     titans_mag::TitansMag,
+    hyper_zzw::HyperZzw,
+    hyper_zzw_local::HyperZzwLocal,
+    efficient_local::EfficientLocalAttention,
+    nats::NatsL,
+    nats_block_types::NatsBlockTypes,
 }

@@ -93,15 +93,24 @@ impl Flow<'_> {
     }
 }
 
+/// The parameters' bounds, of the prefix form too.
+pub(super) fn check(problem: &Problem, eps: f32, clamp: f32) -> Result<()> {
+    if clamp <= 0.0 {
+        return Err(problem.refuse(ErrorKind::Parameter, "clamp", "above 0", clamp));
+    }
+    if eps < 0.0 {
+        return Err(problem.refuse(ErrorKind::Parameter, "eps", "0 or more", eps));
+    }
+    Ok(())
+}
+
 impl Variant for FlowAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [batch, heads, n, m] = problem.shape("B H Lq Lk")?[..] else { unreachable!("four words") };
         same_heads(problem, plan)?;
-        if self.clamp <= 0.0 || self.eps < 0.0 {
-            return Err(problem.refuse(ErrorKind::Parameter, "clamp", "above 0, and eps 0 or more", self.clamp));
-        }
+        check(problem, self.eps, self.clamp)?;
         let [q, k] = ["q", "k"].map(|name| mapped(plan, name, FeatureMap::Sigmoid));
         let (q, k, v) = (q?, k?, plan.input("v")?);
         let sink_in = plan.output("sink_in")?.insert(3);

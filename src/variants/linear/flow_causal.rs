@@ -16,7 +16,7 @@
 //! Limits: always causal; a token's competition is fixed when it comes. With a state, n is the number of tokens in it, and parts of
 //! the state that are absent are 0. eps enters every element. q, k and v have the same heads.
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::hook::Hook;
 use crate::hooks;
 use crate::kernel::diagnose::Fold;
@@ -28,6 +28,7 @@ use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
 use crate::variants::common::{STATE, mapped, of_time, same_heads};
+use crate::variants::linear::flow::check;
 use crate::variants::steps::{changed, clip, folded, scratch};
 use crate::{named, params};
 
@@ -106,9 +107,7 @@ impl Variant for FlowAttentionCausal {
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [batch, heads, length, width] = problem.shape("B H L Dv")?[..] else { unreachable!("four words") };
         same_heads(problem, plan)?;
-        if self.clamp <= 0.0 || self.eps < 0.0 {
-            return Err(problem.refuse(ErrorKind::Parameter, "clamp", "above 0, and eps 0 or more", self.clamp));
-        }
+        check(problem, self.eps, self.clamp)?;
         let [q, k] = ["q", "k"].map(|name| mapped(plan, name, FeatureMap::Sigmoid));
         let (q, k, v) = (q?, k?, plan.input("v")?);
         let one = [batch, heads, length, 1];

@@ -47,6 +47,9 @@ params! {
     }
 }
 
+/// Numbers of the states of blocks that are scanned at once, at most: 64 MiB, enough blocks to fill a device.
+const STATES: usize = 1 << 24;
+
 /// The eps of the branches' norms.
 const NORM_EPS: f32 = 1e-5;
 
@@ -115,26 +118,35 @@ impl Linear {
         scratch(plan, name, &[self.qkv[0].shape[0], n, width])
     }
 
-    /// What a token takes of its own block, (B H, n, Dv), or of the state at the block's start, (B H, n, D): a scan of all blocks from
-    /// zeros, or one from identities that writes nothing.
+    /// What a token takes of its own block, (B H, blocks, block, Dv), or of the state at the block's start, (B H, blocks, block, D): a scan
+    /// of all blocks from zeros, or one from identities that writes nothing.
     fn own(&self, plan: &mut PlanBuilder, name: &str, written: bool, decays: bool) -> Result<Ref> {
-        let [q, k, v] = self.qkv.each_ref().map(|x| self.blocks(x));
-        let width = if written { v.shape[3] } else { k.shape[3] };
-        let out = self.scratch(plan, name, self.complete(), width);
-        let state = scratch(plan, "unused", &[q.shape[0], q.shape[1], k.shape[3], width]);
-        let mut io = ScanIo::new(&q, &k, &v, &self.blocks(&out), &state);
-        if !written {
-            let identity = HostTensor::from_fn(&[1, 1, width, width], |n| f32::from(u8::from(n / width == n % width)));
-            io.state_in = Some(plan.constant("identity", identity).broadcast(&state.shape));
-            let zeros = plan.constant("zeros", HostTensor::from_fn(&[1, 1, 1, width], |_| 0.0));
-            io.v = zeros.broadcast(&k.shape);
-        }
-        io.w = Some(self.blocks(&self.beta));
-        io.decay = decays.then(|| self.blocks(&self.gate));
+        // Blocks outermost: as many of them at once as their states have memory.
+        let outermost = |x: &Ref| self.blocks(x).permute(&[1, 0, 2, 3]);
+        let [q, k, v] = self.qkv.each_ref().map(outermost);
+        let (beta, gate) = (outermost(&self.beta), outermost(&self.gate));
+        let ([blocks, heads], depth) = ([k.shape[0], k.shape[1]], k.shape[3]);
+        let width = if written { v.shape[3] } else { depth };
+        let out = scratch(plan, name, &[blocks, heads, self.block, width]);
+        let start = (!written).then(|| {
+            let one = |n: usize| f32::from(u8::from(n / depth == n % depth));
+            plan.constant("identity", HostTensor::from_fn(&[1, 1, depth, depth], one))
+        });
+        let zeros = (!written).then(|| plan.constant("zeros", HostTensor::from_fn(&[1, 1, 1, depth], |_| 0.0)));
         let decay = if decays { Decay::Scalar } else { Decay::None };
-        let scale = if written { self.op.scale } else { 1.0 };
-        plan.scan(name, Scan { decay, scale, ..self.op }, io)?;
-        Ok(out)
+        let op = Scan { decay, scale: if written { self.op.scale } else { 1.0 }, ..self.op };
+        let most = (STATES / (heads * depth * width)).max(1);
+        for first in (0..blocks).step_by(most) {
+            let part = |x: &Ref| x.narrow(0, first, most.min(blocks - first));
+            let (q, k, out) = (part(&q), part(&k), part(&out));
+            let state = scratch(plan, "unused", &[k.shape[0], heads, depth, width]);
+            let v = zeros.as_ref().map_or_else(|| part(&v), |zeros| zeros.broadcast(&k.shape));
+            let mut io = ScanIo::new(&q, &k, &v, &out, &state);
+            io.state_in = start.as_ref().map(|start| start.broadcast(&state.shape));
+            (io.w, io.decay) = (Some(part(&beta)), decays.then(|| part(&gate)));
+            plan.scan(name, op, io)?;
+        }
+        Ok(out.permute(&[1, 0, 2, 3]))
     }
 
     /// Complete blocks into a scratch (B H, n, Dv) and the committed state, flags (B, H, blocks).
@@ -142,10 +154,8 @@ impl Linear {
         let n = self.complete();
         let kept = self.scratch(plan, "kept", n, 1);
         // 1 in softmax blocks, of every token.
-        let flags = changed(plan, "types", flags, vec![hooks::above(0.5, 0.0)])?;
-        let [_, batch, heads, blocks] = flags.shape[..] else { unreachable!("rank 4") };
-        let rows = scratch(plan, "rows", &[batch * heads, blocks]);
-        plan.fold("rows", Fold::each(), &flags, &rows.split(0, batch).lead(4), Vec::new())?;
+        let rows = scratch(plan, "types", &[self.qkv[0].shape[0], flags.shape[2]]);
+        plan.fold("types", Fold::each(), flags, &rows.split(0, self.batch), vec![hooks::above(0.5, 0.0)])?;
         let kept_blocks = self.blocks(&kept);
         let each = rows.insert(2).insert(3).broadcast(&kept_blocks.shape);
         plan.fold("kept", Fold::each(), &each, &kept_blocks, Vec::new())?;
@@ -160,20 +170,20 @@ impl Linear {
         let local = self.own(plan, "own", true, true)?;
         // Where the committed state decays through a softmax block, it brings that decay itself.
         let through = self.own(plan, "through", false, !decays)?;
-        let q = self.tokens(&self.qkv[0], 0, n);
-        let moved = |x: &Ref| hooks::times(kept.broadcast(&x.shape));
-        let query = self.tokens(&through, 0, n);
+        let moved = |x: &Ref| hooks::times(kept_blocks.broadcast(&x.shape));
+        let q = self.blocks(&self.qkv[0]);
+        let query = self.scratch(plan, "query", n, q.shape[3]);
         let steps = vec![hooks::plus(&q, -1.0), moved(&q), hooks::plus(&q, 1.0)];
-        let query = changed(plan, "query", &query, steps)?;
-        let [k, v] = [1, 2].map(|x| self.tokens(&self.qkv[x], 0, n));
-        let read = scratch(plan, "read", &v.shape);
+        plan.fold("query", Fold::each(), &through, &self.blocks(&query), steps)?;
+        let [query, k, v] = [&query, &self.qkv[1], &self.qkv[2]].map(|x| self.tokens(x, 0, n));
+        let read = self.scratch(plan, "read", n, v.shape[3]);
         let state = plan.output("state")?;
-        let mut io = ScanIo::new(&query, &k, &v, &read, &state);
+        let mut io = ScanIo::new(&query, &k, &v, &self.tokens(&read, 0, n), &state);
         (io.w, io.decay, io.state_in) = (Some(write), Some(gate), plan.optional("state"));
         plan.scan("commit", self.op, io)?;
         let out = self.scratch(plan, "complete", n, v.shape[3]);
-        let steps = vec![moved(&v), hooks::plus(&read, 1.0)];
-        plan.fold("complete", Fold::each(), &self.tokens(&local, 0, n), &self.tokens(&out, 0, n), steps)?;
+        let steps = vec![moved(&local), hooks::plus(self.blocks(&read), 1.0)];
+        plan.fold("complete", Fold::each(), &local, &self.blocks(&out), steps)?;
         Ok(out)
     }
 
@@ -259,7 +269,8 @@ impl NatsL {
         let steps = vec![hooks::diagonal(1.0), hooks::above(0.5, 0.0)];
         plan.fold("seen", Fold::each(), &flags.insert(2).broadcast(&square), &seen, steps)?;
         let scale = self.scale_attn.unwrap_or_else(|| (q.shape[3] as f64).powf(-0.5) as f32);
-        let keys = Keys::Blocks { queries: self.block, keys: self.block };
+        let block = self.block.min(problem.size("L"));
+        let keys = Keys::Blocks { queries: block, keys: block };
         let mut io = AttendIo::new(q, k, v, &plan.output("softmax")?).lse(&plan.output("lse")?);
         io.indices = Some(seen);
         plan.attend("softmax", Attend { keys, ..Attend::new(scale).causal(true) }, io, Vec::new())

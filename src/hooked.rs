@@ -113,6 +113,10 @@ impl<V: Variant> Variant for Hooked<V> {
         Some(Box::new(Hooked { variant, hooks, stage, block_map: self.block_map }))
     }
 
+    fn absorbed(&self, tokens: usize) -> usize {
+        self.variant.absorbed(tokens)
+    }
+
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         if self.block_map && self.hooks.iter().any(|hook| hook.point() == Point::Mask) {
             plan.whole_from(structure::LEAST_QUERIES);

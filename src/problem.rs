@@ -189,25 +189,13 @@ impl Problem {
     }
 
     fn bind_input(&mut self, input: &InputSpec, spec: &Spec) -> Result<()> {
-        if let Some(words) = input.shape.strip_prefix("broadcastable to ") {
-            let full = self.shape(words)?;
-            let missing = full.len().checked_sub(spec.shape.len());
-            let fits =
-                missing.is_some_and(|m| spec.shape.iter().zip(&full[m..]).all(|(&n, &want)| n == 1 || n == want));
-            if !fits {
-                let found = format!("{:?}", spec.shape);
-                return Err(self.refuse(
-                    ErrorKind::Shape,
-                    input.name,
-                    format!("a shape that broadcasts to {full:?}"),
-                    found,
-                ));
-            }
-            return Ok(());
-        }
         let mut failure = None;
         for words in input.shape.split('|').map(str::trim) {
-            match self.try_bind(input, words, spec) {
+            let bound = match words.strip_prefix("broadcastable to ") {
+                Some(full) => self.broadcasts(input, full, spec).map(|()| self.sizes.clone()),
+                None => self.try_bind(input, words, spec),
+            };
+            match bound {
                 Ok(sizes) => {
                     self.sizes = sizes;
                     return Ok(());
@@ -219,6 +207,16 @@ impl Problem {
         }
         Err(failure
             .unwrap_or_else(|| self.refuse(ErrorKind::Shape, input.name, input.shape, format!("{:?}", spec.shape))))
+    }
+
+    fn broadcasts(&self, input: &InputSpec, words: &str, spec: &Spec) -> Result<()> {
+        let full = self.shape(words)?;
+        let missing = full.len().checked_sub(spec.shape.len());
+        if missing.is_some_and(|m| spec.shape.iter().zip(&full[m..]).all(|(&n, &want)| n == 1 || n == want)) {
+            return Ok(());
+        }
+        let (expected, found) = (format!("a shape that broadcasts to {full:?}"), format!("{:?}", spec.shape));
+        Err(self.refuse(ErrorKind::Shape, input.name, expected, found))
     }
 
     fn try_bind(&self, input: &InputSpec, words: &str, spec: &Spec) -> Result<BTreeMap<String, usize>> {
@@ -236,6 +234,8 @@ impl Problem {
                     if heads % n != 0 || (!input.half && heads != n) {
                         return Err(fail(format!("a number of heads that divides H = {heads}"), format!("{n}")));
                     }
+                    // Where no q, k or v tells.
+                    sizes.entry("H".into()).or_insert(heads);
                 }
                 Term::Usual(_) => {}
                 Term::Size(letter) => match sizes.get(letter) {
@@ -349,6 +349,8 @@ fn term(text: &str) -> Term {
         Term::Minus(Box::new(term(a)), n)
     } else if let Some(inner) = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
         Term::Usual(Box::new(term(inner)))
+    } else if let Some((a, b)) = text.split_once('+') {
+        Term::Sum(Box::new(term(a)), Box::new(term(b)))
     } else if let Some((a, b)) = text.split_once('*') {
         Term::Times(Box::new(term(a)), Box::new(term(b)))
     } else {
@@ -368,5 +370,6 @@ mod tests {
         assert_eq!(value("min(topk,ceil(Lk, b))"), [Some(4)]);
         assert_eq!(value("2*b b*Lk (2*Lk) b-1"), [6, 30, 20, 2].map(Some));
         assert_eq!(value("unknown unknown+b b+Lk unknown+other"), [None, Some(3), Some(13), None]);
+        assert_eq!(value("(Lk+b-1)//b"), [Some(4)]);
     }
 }

@@ -46,7 +46,8 @@ impl State {
         &self.variant
     }
 
-    /// Tokens so far.
+    /// Tokens that the state has taken up: the next call begins with the one after them. That is all of a call's, but for variants whose
+    /// state ends with a complete block ([`Variant::absorbed`]).
     pub fn position(&self) -> usize {
         self.position
     }
@@ -93,7 +94,7 @@ impl State {
         for name in parts {
             self.parts.extend(outputs.get(name).ok().map(|tensor| (name.to_owned(), tensor.clone())));
         }
-        self.position += tokens;
+        self.position += variant.absorbed(tokens);
         Ok(())
     }
 }

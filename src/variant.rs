@@ -155,6 +155,11 @@ pub trait Variant: Debug + Send + Sync {
         None
     }
 
+    /// How many of the tokens of a call its state has taken up; those after them come again with the next call.
+    fn absorbed(&self, tokens: usize) -> usize {
+        tokens
+    }
+
     /// Writes the plan: stages over named slots. Checks beyond the card's shapes belong here, before the first stage.
     ///
     /// # Errors
@@ -180,6 +185,10 @@ impl Variant for Box<dyn Variant> {
 
     fn after(&self, tokens: usize) -> Option<Box<dyn Variant>> {
         (**self).after(tokens)
+    }
+
+    fn absorbed(&self, tokens: usize) -> usize {
+        (**self).absorbed(tokens)
     }
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {

@@ -190,6 +190,71 @@ fn sparse_and_linear() -> Vec<Case> {
             list.push(case("streaming-attention", &params, qkv([1, 4, 2, 30, 70, 16, 12])));
         }
     }
+    list.extend(images());
+    list.extend(nats());
+    list
+}
+
+/// Gates and kernels of images.
+fn images() -> Vec<Case> {
+    let mut list = Vec::new();
+    for [b, channels, y, x] in [[1, 1, 1, 1], [2, 6, 7, 5], [1, 3, 2, 65]] {
+        let z = random(&[b, channels, y, x], 1);
+        for z in [z.clone(), z.to_f16()] {
+            let of = |name, shape: &[usize]| vec![("z", z.clone()), (name, random(shape, 2))];
+            list.push(case("hyper-zzw", &[], of("w", &[channels, y, y])));
+            for shape in [&[x][..], &[y, 1], &[channels, 1, x], &[b, 1, y, x]] {
+                list.push(case("hyper-zzw", &[("mode", "elementwise")], of("w", shape)));
+            }
+            for taps in [1, 3, 7] {
+                list.push(case("hyper-zzw-local", &[], of("kernel", &[b, channels, taps, taps])));
+            }
+        }
+        let gates = |each, taps| vec![("x", z.clone()), ("conv_weight", random(&[channels, each, taps], 2))];
+        list.push(case("efficient-local-attention", &[("norm_groups", "1")], gates(1, 3)));
+        let params = [("conv_groups", "1"), ("norm_groups", if channels == 6 { "2" } else { "1" })];
+        let more = with(gates(channels, 5), "gn_weight", random(&[channels], 3));
+        list.push(case("efficient-local-attention", &params, with(more, "gn_bias", random(&[channels], 4))));
+    }
+    list
+}
+
+/// Blocks of a state and blocks of keys: all of one kind, mixed, none complete, and branches of their own.
+fn nats() -> Vec<Case> {
+    let mut list = Vec::new();
+    // The last one has more states of blocks than are held at once.
+    for [b, h, l, d, dv] in [[1, 1, 1, 1, 1], [2, 3, 37, 6, 5], [1, 2, 64, 16, 12], [2, 4, 250, 96, 92]] {
+        for block in [1, 8, 64].into_iter().filter(|block| l < 100 || *block == 1) {
+            let rate = |seed, of: fn(f32) -> f32| {
+                let data: Vec<f32> = random(&[b, h, l], seed).to_f32().into_iter().map(of).collect();
+                HostTensor::new(&[b, h, l], data).expect("a shape")
+            };
+            let plain = |kind: &dyn Fn(usize) -> bool| {
+                let inputs = with(qkv([b, h, h, l, l, d, dv]), "beta", rate(4, |x| 1.0 / (1.0 + (-x).exp())));
+                let inputs = with(inputs, "log_decay", rate(5, |x| -0.3 * x.abs()));
+                let inputs = with(inputs, "is_softmax", flags(&[b, h, l.div_ceil(block)], kind));
+                // Both branches of a lone token are multiples of its value, which norms of equal weight may cancel.
+                if l == 1 { with(inputs, "weights", random(&[b, h, l, 2], 10)) } else { inputs }
+            };
+            let size = block.to_string();
+            let size: &'static str = ["1", "8", "64"].into_iter().find(|n| *n == size).expect("a block");
+            for decay in ["true", "false"] {
+                let params = [("block", size), ("decay_softmax_blocks", decay)];
+                let kinds = [(&|_| true) as &dyn Fn(usize) -> bool, &|_| false, &|n| n % 3 != 1];
+                for kind in kinds.into_iter().take(if l < 100 { 3 } else { 1 }) {
+                    list.push(case("nats-l", &params, with(plain(kind), "state", random(&[b, h, d, dv], 6))));
+                }
+            }
+            let own = with(plain(&|n| n % 2 == 0), "q_attn", random(&[b, h, l, 7], 7));
+            let own = with(own, "k_attn", random(&[b, h, l, 7], 8));
+            let own = with(with(own, "v_attn", random(&[b, h, l, dv], 9)), "weights", random(&[b, h, l, 2], 11));
+            list.push(case("nats-l", &[("block", size), ("scale", "0.7"), ("scale_attn", "0.4")], own));
+            list.push(case("nats-l", &[("block", size)], half(plain(&|n| n % 2 == 0))));
+        }
+    }
+    let inputs = with(qkv([1, 2, 2, 9, 9, 4, 5]), "beta", random(&[1, 2, 9], 4));
+    let inputs = with(with(inputs, "log_decay", random(&[1, 2, 9], 5)), "is_softmax", flags(&[1, 2, 1], |_| true));
+    list.push(case("nats-l", &[("block", "2147483647")], inputs));
     list
 }
 

@@ -98,7 +98,37 @@ fn mistakes() -> Vec<(&'static str, Result<()>)> {
     };
     list.push(("cumulative lengths beyond the rows", plan("varlen-attention", &[], &packed(&[0, 3, 7]))));
     list.push(("splits of zero", plan("split-kv-decode", &[("splits", "0")], &qkv())));
+    list.extend(linear_mistakes());
     list
+}
+
+fn linear_mistakes() -> Vec<(&'static str, Result<()>)> {
+    let flags = |blocks: usize| HostTensor::zeros_of(wgpu_attention::DType::U8, &[1, 2, blocks]);
+    let nats = |flags: HostTensor, more: Vec<(&'static str, HostTensor)>| {
+        let mut list = vec![("q", t(&[1, 2, 20, 8])), ("k", t(&[1, 2, 20, 8])), ("v", t(&[1, 2, 20, 8]))];
+        list.extend([("beta", t(&[1, 2, 20])), ("log_decay", t(&[1, 2, 20])), ("is_softmax", flags)]);
+        list.extend(more);
+        list
+    };
+    let scores = [("x", t(&[1, 20, 4])), ("w_score", t(&[4, 2, 2]))];
+    let tokens = [("q", t(&[1, 2, 5, 8])), ("k", t(&[1, 2, 5, 8])), ("v", t(&[1, 2, 5, 8]))];
+    let image = |name: &'static str, shape: &[usize]| vec![("z", t(&[1, 6, 5, 7])), (name, t(shape))];
+    let gates = |shape: &[usize]| vec![("x", t(&[1, 6, 5, 7])), ("conv_weight", t(shape))];
+    let (ela, six) = ("efficient-local-attention", ("norm_groups", "6"));
+    vec![
+        ("types of too few blocks", plan("nats-l", &[("block", "8")], &nats(flags(2), vec![]))),
+        ("block of no tokens", plan("nats-l", &[("block", "0")], &nats(flags(2), vec![]))),
+        ("keys of another width", plan("nats-l", &[], &nats(flags(1), vec![("q_attn", t(&[1, 2, 20, 4]))]))),
+        ("no complete block", plan("nats-l-block-types", &[], &scores)),
+        ("clamp of zero", plan("flow-attention-causal", &[("clamp", "0")], &tokens)),
+        ("eps below zero", plan("flow-attention-causal", &[("eps", "-1")], &tokens)),
+        ("matrix that does not fit the rows", plan("hyper-zzw", &[], &image("w", &[1, 6, 1, 1]))),
+        ("score that does not broadcast", plan("hyper-zzw", &[("mode", "elementwise")], &image("w", &[6, 5, 5]))),
+        ("kernel without a middle", plan("hyper-zzw-local", &[], &image("kernel", &[1, 6, 4, 4]))),
+        ("groups that do not divide", plan(ela, &[], &gates(&[6, 1, 3]))),
+        ("weight of other groups", plan(ela, &[six], &gates(&[6, 2, 3]))),
+        ("even number of taps", plan(ela, &[six], &gates(&[6, 1, 4]))),
+    ]
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use common::{Budget, close, engines, random, tensor_of};
 use wgpu_attention::case::oracle_inputs;
 use wgpu_attention::variants::CATALOG;
-use wgpu_attention::{Card, DType, Entry, Family, HostTensor, Inputs, OutputSpec, State, Value, variant};
+use wgpu_attention::{Card, DType, Entry, Family, HostTensor, Inputs, OutputSpec, Outputs, State, Value, variant};
 
-const SIZES: [(&str, usize); 17] = [
+const SIZES: [(&str, usize); 23] = [
     ("B", 2),
     ("H", 4),
     ("Hk", 2),
@@ -28,11 +28,32 @@ const SIZES: [(&str, usize); 17] = [
     ("Do", 9),
     ("Hid", 10),
     ("M", 3),
+    ("Ch", 16),
+    ("Y", 7),
+    ("X", 9),
+    ("Cx", 6),
+    ("Da", 5),
+    ("2", 2),
 ];
 const LENGTH: usize = 53;
 
+/// Parameters of every call: blocks of one token end with every stretch; no other matrix fits the shapes in words.
+const ALWAYS: [(&str, &str, &str); 4] = [
+    ("nats-l", "block", "1"),
+    ("nats-l-block-types", "block", "8"),
+    ("hyper-zzw", "mode", "elementwise"),
+    ("titans-memory", "chunk", "4"),
+];
+
 /// Results that look at more of the past than the state holds: the keys of a window come with the call.
-const WINDOWS: [(&str, &str); 3] = [("lizard", "out"), ("lizard", "window"), ("lizard", "window_lse")];
+const WINDOWS: [(&str, &str); 6] = [
+    ("lizard", "out"),
+    ("lizard", "window"),
+    ("lizard", "window_lse"),
+    ("nats-l", "out"),
+    ("nats-l", "softmax"),
+    ("nats-l", "lse"),
+];
 
 fn entries() -> impl Iterator<Item = &'static Entry> {
     let streams = |e: &&Entry| e.card().outputs.iter().any(|o| e.card().input(o.name).is_some());
@@ -42,7 +63,8 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 fn words(card: &Card, name: &str) -> Vec<&'static str> {
     let shape = card.inputs.iter().find(|i| i.name == name).map_or("", |i| i.shape);
     // The last alternative is the widest.
-    shape.split('|').next_back().unwrap_or_default().split_whitespace().collect()
+    let widest = shape.split('|').next_back().unwrap_or_default().trim();
+    widest.trim_start_matches("broadcastable to").split_whitespace().collect()
 }
 
 fn size(card: &str, word: &str) -> usize {
@@ -56,6 +78,11 @@ fn size(card: &str, word: &str) -> usize {
         "2*D" => 24,
         "D//2" => 6,
         "H*Dv" => 40,
+        "Ch//conv_groups" => 1,
+        // Blocks of one token.
+        "L+block-1)//block" => LENGTH,
+        // Taps of a kernel that has a middle.
+        "K" if ["hyper-zzw-local", "efficient-local-attention"].contains(&card) => 5,
         word => letter(word).unwrap_or_else(|| panic!("no size for {word}")),
     }
 }
@@ -63,6 +90,10 @@ fn size(card: &str, word: &str) -> usize {
 /// Numbers that keep the recurrences stable: decays below 0, rates from 0 to 1, keys of moderate length.
 fn fill(card: &Card, name: &str, seed: u64) -> HostTensor {
     let shape: Vec<usize> = words(card, name).iter().map(|w| size(card.name, w)).collect();
+    if card.input(name).is_some_and(|i| i.dtype == DType::U8) {
+        let flags = (0..shape.iter().product()).map(|n: usize| u8::from(n * n % 7 < 3)).collect::<Vec<_>>();
+        return HostTensor::new(&shape, flags).expect(name);
+    }
     let raw = random(&shape, seed);
     let map =
         |of: fn(f32) -> f32| HostTensor::new(&shape, raw.to_f32().into_iter().map(of).collect::<Vec<_>>()).expect(name);
@@ -86,7 +117,7 @@ fn fill(card: &Card, name: &str, seed: u64) -> HostTensor {
 
 /// The tokens from `first` to `end` of an input; what has no such axis stays whole.
 fn part(card: &Card, name: &str, x: &HostTensor, first: usize, end: usize) -> HostTensor {
-    match words(card, name).iter().position(|w| ["L", "Lq", "Lk"].contains(w)) {
+    match words(card, name).iter().position(|w| ["L", "Lq", "Lk", "(L+block-1)//block"].contains(w)) {
         Some(axis) => x.narrow(axis, first, end - first).contiguous(),
         None => x.clone(),
     }
@@ -97,12 +128,13 @@ fn params(card: &Card, optional: bool) -> Vec<(String, Value)> {
         // A bonus belongs to a read before the write.
         return vec![("read".to_owned(), Value::Text("before".to_owned()))];
     }
-    let text = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
+    let always = ALWAYS.iter().filter(|(name, ..)| *name == card.name);
+    let mut list: Vec<_> = always.map(|(_, name, value)| ((*name).to_owned(), Value::parse(value))).collect();
     if card.name == "titans-memory" {
         let (act, read) = if optional { ("tanh", "before") } else { ("silu", "after") };
-        return vec![("chunk".to_owned(), Value::Int(4)), text("act", act), text("read", read)];
+        list.extend([("act", act), ("read", read)].map(|(name, word)| (name.to_owned(), Value::Text(word.to_owned()))));
     }
-    Vec::new()
+    list
 }
 
 fn splits(seed: usize) -> Vec<usize> {
@@ -119,7 +151,8 @@ fn given(card: &Card, optional: bool) -> Vec<(&'static str, HostTensor)> {
         .iter()
         .enumerate()
         // A state that a call cannot do without has to begin somewhere.
-        .filter(|(_, i)| (!state(i.name) || i.name.starts_with("weight")) && i.dtype == DType::F32)
+        .filter(|(_, i)| !state(i.name) || i.name.starts_with("weight"))
+        .filter(|(_, i)| i.dtype == DType::F32 || i.dtype == DType::U8 && !i.optional)
         .filter(|(_, i)| !i.optional || (optional && !exclusive.contains(&i.name)))
         .map(|(n, i)| (i.name, fill(card, i.name, n as u64 + 1)))
         // Without persistent tokens there are only those of the text.
@@ -238,6 +271,41 @@ fn a_stretch_with_its_past_equals_the_whole() {
             let rows = |x: HostTensor, from: usize| x.narrow(2, from, LENGTH - first - past).contiguous();
             let (whole, late) = (rows(run(0), first + past), rows(run(first), past));
             close(&whole, &late, Budget::SCAN).unwrap_or_else(|why| panic!("{name} on {engine}: {why}"));
+        }
+    }
+}
+
+/// The committed state after 37 tokens is that after their four complete blocks of 8: the call after it begins with token 32.
+#[test]
+fn nats_l_goes_on_from_its_last_complete_block() {
+    let card = variant::find("nats-l").expect("a variant").card();
+    for decay in [true, false] {
+        let params = [("block".to_owned(), Value::Int(8)), ("decay_softmax_blocks".to_owned(), Value::Bool(decay))];
+        let variant = variant::find("nats-l").and_then(|e| e.make(&params)).expect("a variant");
+        let tensors = given(card, false);
+        for (name, runtime) in engines() {
+            let run = |state: &mut State, end: usize| {
+                let (mut call, begin) = (Inputs::new(), state.position());
+                for (name, x) in &tensors {
+                    let (first, end) = if *name == "is_softmax" { (begin / 8, end.div_ceil(8)) } else { (begin, end) };
+                    call.insert(name, part(card, name, x, first, end));
+                }
+                runtime.step_blocking(&*variant, state, &call).unwrap_or_else(|e| panic!("{name}: {e}"))
+            };
+            let mut state = State::new(&*variant);
+            let (whole, begun) = (run(&mut State::new(&*variant), LENGTH), run(&mut state, 37));
+            assert_eq!(state.position(), 32, "the open block comes again");
+            let rest = run(&mut state, LENGTH);
+            let of = |out: &Outputs, output: &str| {
+                runtime.read_blocking(out.get(output).expect("an output")).expect("its elements")
+            };
+            common::assert_close(name, &of(&whole, "state"), &of(&rest, "state"), Budget::SCAN);
+            for output in ["linear", "softmax", "out"] {
+                let before = of(&whole, output).narrow(2, 0, 37).contiguous();
+                common::assert_close(name, &before, &of(&begun, output), Budget::SCAN);
+            }
+            let after = of(&whole, "linear").narrow(2, 32, LENGTH - 32).contiguous();
+            common::assert_close(name, &after, &of(&rest, "linear"), Budget::SCAN);
         }
     }
 }

@@ -114,6 +114,48 @@ pub fn box_sum(x: &Ref, [heads, rows, columns]: [[Bound; 2]; 3]) -> Hook {
     hook.arg("x", reals(x))
 }
 
+/// Σ_ab taps_ab x(i − up + a, j − left + b), 0 outside x: x (B, Hx, R, N) with Hx a divisor of H, taps (B, H, A, B').
+pub fn correlation(x: &Ref, taps: &Ref, [up, left]: [usize; 2]) -> Hook {
+    let twin = Twin::Score(|s, row, args| {
+        let [rows, columns, height, width, up, left] = [0, 1, 2, 3, 4, 5].map(|n| args[n].i32(0));
+        let head = row.head / args[6].i32(0) as usize;
+        each(s, row, |_, j| {
+            let (i, j) = (row.row as i32 - up, j as i32 - left);
+            let mut sum = 0.0;
+            for a in 0.max(-i)..height.min(rows - i) {
+                for b in 0.max(-j)..width.min(columns - j) {
+                    let x = args[7].lookup([row.batch, head, (i + a) as usize, (j + b) as usize]);
+                    sum += x as f32 * args[8].lookup([row.batch, row.head, a as usize, b as usize]) as f32;
+                }
+            }
+            sum
+        });
+    });
+    hook!(Score, "lookup", "correlation", twin)
+        .arg("rows", ArgValue::I32(x.shape[2] as i32))
+        .arg("columns", ArgValue::I32(x.shape[3] as i32))
+        .arg("height", ArgValue::I32(taps.shape[2] as i32))
+        .arg("width", ArgValue::I32(taps.shape[3] as i32))
+        .arg("up", ArgValue::I32(up as i32))
+        .arg("left", ArgValue::I32(left as i32))
+        .arg("share", ArgValue::U32((taps.shape[1] / x.shape[1]) as u32))
+        .arg("x", reals(x))
+        .arg("taps", reals(taps))
+}
+
+/// Rows of a (B, H, I, J), then those of b.
+pub fn stacked(a: &Ref, b: &Ref) -> Hook {
+    let twin = Twin::Score(|s, row, args| {
+        let split = args[0].i32(0) as usize;
+        let (part, i) = if row.row < split { (1, row.row) } else { (2, row.row - split) };
+        each(s, row, |_, j| args[part].lookup([row.batch, row.head, i, j]) as f32);
+    });
+    hook!(Score, "lookup", "stacked", twin)
+        .arg("split", ArgValue::U32(a.shape[2] as u32))
+        .arg("a", reals(a))
+        .arg("b", reals(b))
+}
+
 /// Of row `row` of x (B, H, R, N), a table of i32: the column at each place in descending order, ties by index.
 pub fn ranked(x: &Ref, row: Ref) -> Hook {
     let twin = Twin::Score(|s, row, args| {

@@ -8,8 +8,8 @@ mod score;
 mod weight;
 
 pub use lookup::{
-    Bound, box_sum, bucket, bucket_bias, displaced, joined, keep_largest, nearest_first, padded, pick, ranked, region,
-    relative,
+    Bound, box_sum, bucket, bucket_bias, correlation, displaced, joined, keep_largest, nearest_first, padded, pick,
+    ranked, region, relative, stacked,
 };
 pub use mask::{Axis, alone, given, hidden, later, neighborhood, positions};
 pub use number::{

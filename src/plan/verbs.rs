@@ -567,13 +567,14 @@ impl PlanBuilder<'_> {
         self.stage(label, Op::Mix(combine::Mix), list, Vec::new(), Vec::new())
     }
 
-    /// Weighted sum of up to three results.
+    /// Weighted sum of one to three results.
     ///
     /// # Errors
     /// As [`PlanBuilder::stage`].
-    pub fn mix(&mut self, parts: [&Ref; 3], gates: &Ref, out: &Ref) -> Result<()> {
-        let [x0, x1, x2] = parts.map(Clone::clone);
-        let list = vec![("x0", x0), ("x1", x1), ("x2", x2), ("gates", gates.clone()), ("out", out.clone())];
+    pub fn mix<const N: usize>(&mut self, parts: [&Ref; N], gates: &Ref, out: &Ref) -> Result<()> {
+        const { assert!(N >= 1 && N <= 3, "one to three results") };
+        let mut list: Bindings = ["x0", "x1", "x2"].into_iter().zip(parts.map(Clone::clone)).collect();
+        list.extend([("gates", gates.clone()), ("out", out.clone())]);
         self.stage("mix", Op::Mix(combine::Mix), list, Vec::new(), Vec::new())
     }
 }

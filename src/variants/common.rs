@@ -140,6 +140,12 @@ pub(crate) fn of_keys(numbers: &Ref) -> Ref {
     numbers.insert(0).insert(0).insert(0)
 }
 
+/// Numbers of tokens, known with the plan, as a table (1, 1, L, 1).
+pub(crate) fn of_time(plan: &mut PlanBuilder, name: &str, length: usize, of: impl Fn(usize) -> f64) -> Result<Ref> {
+    let table = (0..length).map(|t| of(t) as f32).collect::<Vec<_>>();
+    Ok(plan.constant(name, HostTensor::new(&[1, 1, length, 1], table)?))
+}
+
 /// The input `lengths`, checked.
 pub(crate) fn lengths(problem: &Problem, plan: &mut PlanBuilder) -> Option<Ref> {
     let lengths = plan.optional("lengths")?;

@@ -7,7 +7,7 @@ mod words;
 
 pub use words::{
     Activation, Align, BiasRule, CandidateMode, DecayRule, FeatureMap, HeadMaskMode, LamaActivation, MaskPattern,
-    MemoryActivation, Normaliser, Pattern, PointerMode, Position, QkNorm, Read, RopeLayout, RopeScaling,
+    MemoryActivation, Normaliser, Pattern, PointerMode, Position, QkNorm, Read, RopeLayout, RopeScaling, ZzwMode,
 };
 
 use crate::variant::Entry;

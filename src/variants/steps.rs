@@ -29,6 +29,12 @@ pub(crate) fn changed(plan: &mut PlanBuilder, name: &str, x: &Ref, hooks: Vec<Ho
     Ok(out)
 }
 
+/// Hooks that keep a number from −bound to bound.
+pub(crate) fn clip(bound: f32) -> Vec<Hook> {
+    // min(x, c) = −max(−x, −c)
+    vec![hooks::at_least(-bound), hooks::times(-1.0), hooks::at_least(-bound), hooks::times(-1.0)]
+}
+
 /// x (B, Hk, L, D) with the head that each of `heads` query heads reads; itself where there are as many.
 pub(crate) fn every_head(plan: &mut PlanBuilder, name: &str, x: &Ref, heads: usize) -> Result<Ref> {
     if x.shape[1] == heads {

@@ -119,6 +119,16 @@ words! {
 }
 
 words! {
+    /// How hyper-kernels meet activations.
+    pub enum ZzwMode {
+        /// A matrix of each channel times its image.
+        Matmul = "matmul",
+        /// Z ⊙ W ⊙ Z.
+        Elementwise = "elementwise",
+    }
+}
+
+words! {
     /// What queries and keys are divided by.
     pub enum QkNorm {
         /// Their Euclidean length.

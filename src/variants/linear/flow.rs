@@ -27,7 +27,7 @@ use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
 use crate::variants::common::{mapped, same_heads};
-use crate::variants::steps::{changed, product, scratch};
+use crate::variants::steps::{changed, clip, product, scratch};
 use crate::{named, params};
 
 params! {
@@ -93,15 +93,24 @@ impl Flow<'_> {
     }
 }
 
+/// The parameters' bounds, of the prefix form too.
+pub(super) fn check(problem: &Problem, eps: f32, clamp: f32) -> Result<()> {
+    if clamp <= 0.0 {
+        return Err(problem.refuse(ErrorKind::Parameter, "clamp", "above 0", clamp));
+    }
+    if eps < 0.0 {
+        return Err(problem.refuse(ErrorKind::Parameter, "eps", "0 or more", eps));
+    }
+    Ok(())
+}
+
 impl Variant for FlowAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [batch, heads, n, m] = problem.shape("B H Lq Lk")?[..] else { unreachable!("four words") };
         same_heads(problem, plan)?;
-        if self.clamp <= 0.0 || self.eps < 0.0 {
-            return Err(problem.refuse(ErrorKind::Parameter, "clamp", "above 0, and eps 0 or more", self.clamp));
-        }
+        check(problem, self.eps, self.clamp)?;
         let [q, k] = ["q", "k"].map(|name| mapped(plan, name, FeatureMap::Sigmoid));
         let (q, k, v) = (q?, k?, plan.input("v")?);
         let sink_in = plan.output("sink_in")?.insert(3);
@@ -112,11 +121,12 @@ impl Variant for FlowAttention {
         let allocation = plan.output("allocation")?.insert(3);
         let open = vec![hooks::times(n as f32 / m as f32), hooks::logistic()];
         Flow { name: "sink", x: &q, y: &k, weight: Some(&outgo), out: &allocation }.stages(plan, self.eps, open)?;
-        // min(x, c) = −max(−x, −c)
-        let clip =
-            vec![hooks::at_least(-self.clamp), hooks::times(-1.0), hooks::at_least(-self.clamp), hooks::times(-1.0)];
         let source = scratch(plan, "source", &[batch, heads, m, 1]);
-        Flow { name: "source", x: &k, y: &q, weight: Some(&sink_in), out: &source }.stages(plan, self.eps, clip)?;
+        Flow { name: "source", x: &k, y: &q, weight: Some(&sink_in), out: &source }.stages(
+            plan,
+            self.eps,
+            clip(self.clamp),
+        )?;
         let share = scratch(plan, "share", &[batch, heads, 1, m]);
         let logits = changed(plan, "logits", &source.permute(&[0, 1, 3, 2]), Vec::new())?;
         plan.map("compete", Map { feature: Feature::Softmax }, &logits, &share)?;

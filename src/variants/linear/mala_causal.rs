@@ -23,7 +23,7 @@ use crate::problem::Problem;
 use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
-use crate::variants::common::{STATE, default_scale, mapped, same_heads};
+use crate::variants::common::{STATE, default_scale, mapped, of_time, same_heads};
 use crate::variants::steps::{changed, scratch};
 use crate::{named, params};
 
@@ -81,11 +81,8 @@ impl Variant for MalaCausal {
         let [q, k] = ["q", "k"].map(|name| mapped(plan, name, self.phi));
         let (q, k, v) = (q?, k?, plan.input("v")?);
         let count = k.shape[3];
-        let over = |plan: &mut PlanBuilder, name: &str, of: f64| -> Result<crate::plan::Ref> {
-            let table = (0..length).map(|t| (of / (self.n + t + 1) as f64) as f32).collect::<Vec<_>>();
-            Ok(plan.constant(name, HostTensor::new(&[1, 1, length, 1], table)?))
-        };
-        let (part, share) = (over(plan, "part", f64::from(scale))?, over(plan, "share", -1.0)?);
+        let part = of_time(plan, "part", length, |t| f64::from(scale) / (self.n + t + 1) as f64)?;
+        let share = of_time(plan, "share", length, |t| -1.0 / (self.n + t + 1) as f64)?;
         let ones = plan.constant("ones", HostTensor::from_fn(&[1, 1, 1, 1], |_| 1.0)).broadcast(&[batch, 1, length, 1]);
 
         let read = scratch(plan, "read", &[batch, heads, length, width]);

@@ -5,10 +5,14 @@ pub mod aaren;
 pub mod based;
 pub mod based_window;
 pub mod delta_net;
+pub mod efficient_local;
 pub mod feature_maps;
 pub mod flow;
+pub mod flow_causal;
 pub mod gated_delta_net;
 pub mod gated_linear;
+pub mod hyper_zzw;
+pub mod hyper_zzw_local;
 pub mod lawcat;
 pub mod lightning;
 pub mod linear;
@@ -17,6 +21,8 @@ pub mod mala;
 pub mod mala_causal;
 pub mod mesa_layer;
 pub mod nalaformer;
+pub mod nats;
+pub mod nats_block_types;
 pub mod retention;
 pub mod rls_layer;
 pub mod rwkv_6;
@@ -53,6 +59,7 @@ variants! {
     lizard::Lizard,
     mala::Mala,
     flow::FlowAttention,
+    flow_causal::FlowAttentionCausal,
     selective_scan::SelectiveScan,
     mala_causal::MalaCausal,
     nalaformer::Nalaformer,
@@ -63,4 +70,9 @@ variants! {
     titans_memory::TitansMemory,
     titans_mac::TitansMac,
     titans_mal::TitansMal,
+    hyper_zzw::HyperZzw,
+    hyper_zzw_local::HyperZzwLocal,
+    efficient_local::EfficientLocalAttention,
+    nats::NatsL,
+    nats_block_types::NatsBlockTypes,
 }

@@ -159,11 +159,14 @@ pub fn compare(want: &HostTensor, got: &HostTensor, tolerance: Tolerance) -> f64
     })
 }
 
+/// Tensors by name.
+pub type Tensors = Vec<(String, HostTensor)>;
+
 /// The tensors of a safetensors file by name, sorted, and its metadata.
 ///
 /// # Errors
 /// [`ErrorKind::File`] when the bytes are not such a file, [`ErrorKind::DType`] for an element type that no input takes.
-pub fn read(bytes: &[u8]) -> Result<(Vec<(String, HostTensor)>, HashMap<String, String>)> {
+pub fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
     let bad = |what: &str| Error::new(ErrorKind::File, format!("case file: {what}"));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| bad("not a safetensors file").caused_by(e))?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| bad("not a safetensors file").caused_by(e))?;

@@ -11,7 +11,7 @@ const LENGTH: usize = 20;
 
 fn call(first: usize, end: usize) -> Inputs {
     ["q", "k", "v"].iter().zip(1..).fold(Inputs::new(), |all, (name, seed)| {
-        all.with(name, &random(&[1, 2, LENGTH, 8], seed).narrow(2, first, end - first).contiguous())
+        all.with(name, random(&[1, 2, LENGTH, 8], seed).narrow(2, first, end - first).contiguous())
     })
 }
 
@@ -59,7 +59,7 @@ fn mistakes_are_refused() {
         runtime.step_blocking(&LinearAttention::default(), &mut state, &call(3, 4)).expect_err("another variant");
     assert_eq!(other.kind(), ErrorKind::Parameter);
     assert!(other.to_string().contains("one of retention after 3 tokens"), "{other}");
-    let twice = call(3, 4).with("state", &HostTensor::zeros(&[1, 2, 8, 8]));
+    let twice = call(3, 4).with("state", HostTensor::zeros(&[1, 2, 8, 8]));
     let twice = runtime.step_blocking(&Retention::default(), &mut state, &twice).expect_err("a state twice");
     assert_eq!(twice.kind(), ErrorKind::Parameter);
     assert_eq!(state.position(), 3, "a refused step moves nothing");

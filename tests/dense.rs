@@ -232,7 +232,7 @@ fn positions_and_options_agree_with_their_oracles() {
 fn biases_norms_and_factors_agree_with_their_oracles() {
     let mut failures = Vec::new();
     for size in &ODD[1..3] {
-        let [b, h, _, lq, lk, d, _] = *size;
+        let [b, h, hk, lq, lk, d, dv] = *size;
         let mask = flags(&[b, 1, lq, lk], |n| n % 3 != 0 && n / lk % lq != 4 % lq);
         let of = |more: Tensors| [qkv(*size), more].concat();
         let masked = |more: Tensors| [of(more), vec![("mask", mask.clone())]].concat();
@@ -256,6 +256,13 @@ fn biases_norms_and_factors_agree_with_their_oracles() {
             of(vec![("rel", random(&[h, lq + lk - 1, d], 4)), ("u", random(&[h, d], 5)), ("w", random(&[h, d], 6))]);
         for causal in ["true", "false"] {
             check("transformer-xl-attention", &params(&[("causal", causal)]), &half(relative.clone()), &mut failures);
+            // Taps of even number, fewer and more than tokens.
+            for taps in [1, 3, 4, 9] {
+                let convolutions = [("conv_q", h, d), ("conv_k", hk, d), ("conv_v", hk, dv)]
+                    .map(|(n, h, d)| (n, random(&[h, d, taps], 7)));
+                let mixed = [relative.clone(), convolutions.to_vec()].concat();
+                check("rcmha-attention", &params(&[("causal", causal), ("scale", "0.3")]), &mixed, &mut failures);
+            }
         }
         for factor in [random(&[b, h, lk], 4), random(&[1, h, lk], 5)] {
             check("dara-attention", &params(&causal), &masked(vec![("factor", factor)]), &mut failures);

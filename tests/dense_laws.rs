@@ -98,6 +98,51 @@ fn neutral_options_are_dense_attention() {
     }
 }
 
+/// Inputs of relative attention behind convolutions whose taps are `tap(channel, m)` of `taps`.
+fn convolved(size: [usize; 7], taps: usize, tap: impl Fn(usize, usize) -> f32) -> Tensors {
+    let [_, h, hk, lq, lk, d, dv] = size;
+    let convolution = |h: usize, d: usize| HostTensor::from_fn(&[h, d, taps], |n| tap(n / taps, n % taps));
+    let more = vec![
+        ("rel", random(&[h, lq + lk - 1, d], 4)),
+        ("u", random(&[h, d], 5)),
+        ("w", random(&[h, d], 6)),
+        ("conv_q", convolution(h, d)),
+        ("conv_k", convolution(hk, d)),
+        ("conv_v", convolution(hk, dv)),
+    ];
+    [qkv(size), more].concat()
+}
+
+#[test]
+fn unit_convolutions_are_relative_attention() {
+    for causal in ["true", "false"] {
+        // The tap at the token itself: the last one, or the middle one.
+        let here = if causal == "true" { 2 } else { 1 };
+        let inputs = convolved([2, 4, 2, 9, 15, 8, 5], 3, |_, m| if m == here { 1.0 } else { 0.0 });
+        let list = [("causal", causal)];
+        for output in ["out", "lse"] {
+            let want = run("transformer-xl-attention", &list, &inputs[..6].to_vec(), output);
+            assert_close(output, &want, &run("rcmha-attention", &list, &inputs, output), Budget::F32);
+        }
+    }
+}
+
+#[test]
+fn causal_convolutions_see_no_later_token() {
+    let inputs = convolved([1, 2, 1, 12, 12, 8, 4], 3, |c, m| (0.3 + c as f32).sin() * (1.0 + m as f32));
+    let (kept, all): (Vec<usize>, Vec<usize>) = ((0..7).collect(), (0..12).collect());
+    let mut changed = inputs.clone();
+    for (_, x) in &mut changed[..3] {
+        // Tokens from 7 on are others.
+        *x = rows(x, &[&all[..7], &[0, 2, 4, 1, 3]].concat());
+    }
+    let pair = |causal: &str| [&inputs, &changed].map(|x| run("rcmha-attention", &[("causal", causal)], x, "out"));
+    let [want, got] = pair("true").map(|x| rows(&x, &kept).to_f64());
+    assert_eq!(want, got);
+    let [want, got] = pair("false").map(|x| rows(&x, &kept).to_f64());
+    assert_ne!(want, got, "without `causal` they are seen");
+}
+
 #[test]
 fn sums_that_must_be() {
     let scores = run(
@@ -206,6 +251,7 @@ fn what_is_not_taken_is_a_typed_error() {
             "rel",
             Shape,
         ),
+        mistake("rcmha-attention", vec![], convolved([1, 2, 1, 12, 12, 8, 8], 0, |_, _| 0.0), "conv_q", Shape),
         mistake("pka-attention", conditions.to_vec(), own.clone(), "region", Shape),
         mistake(
             "pka-attention",

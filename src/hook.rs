@@ -4,7 +4,7 @@ mod exec;
 mod program;
 mod structure;
 
-pub use program::{Assembler, Binary, LANES, Op, Parameter, Program, Reg, Source, Unary};
+pub use program::{Assembler, Binary, LANES, One, Op, Parameter, Program, Reg, Source, Unary};
 pub use structure::{Depends, Structure};
 
 use crate::kernel::key::{Point, ScalarType};

@@ -1,6 +1,6 @@
 //! The executor of [`Program`]s: operations over [`LANES`] keys at a time.
 
-use super::program::{Binary, LANES, Op, Program, Reg, Source, Unary};
+use super::program::{Binary, LANES, One, Op, Program, Reg, Source, Unary};
 use super::{ArgRow, Row};
 use crate::kernel::key::ScalarType;
 use crate::tensor::HostData;
@@ -51,7 +51,7 @@ fn rows(program: &Program, row: &Row, args: &[ArgRow], mut values: Values, regis
     let whole = |n: usize| n.next_multiple_of(VECTOR).min(LANES);
     let most = whole(count);
     for &(reg, bits) in &program.constants {
-        registers[reg as usize].0[..most].fill(bits);
+        registers[reg as usize].0[0] = bits;
     }
     for &(source, reg) in &program.sources {
         let bits = match source {
@@ -62,9 +62,14 @@ fn rows(program: &Program, row: &Row, args: &[ArgRow], mut values: Values, regis
             Source::Arg(n) if !program.args[n].along_keys => word(args[n].get(0), program.args[n].kind),
             _ => continue,
         };
-        registers[reg as usize].0[..most].fill(bits);
+        registers[reg as usize].0[0] = bits;
     }
-    execute(&program.row, program.registers, registers, most);
+    execute(&program.row, program.registers, registers, 1);
+    for &reg in &program.spread {
+        let lanes = &mut registers[reg as usize].0;
+        let bits = lanes[0];
+        lanes[..most].fill(bits);
+    }
     for first in (0..count).step_by(LANES) {
         let some = first..(first + LANES).min(count);
         for &(source, reg) in &program.sources {
@@ -167,7 +172,7 @@ fn execute_all(code: &[Op], masks: usize, registers: &mut [Lanes], len: usize) {
         at += 1;
         match *op {
             Op::Unary { op, to, a } => unary(op, write(to), read(a)),
-            Op::Binary { op, to, a, b } => binary(op, write(to), read(a), read(b)),
+            Op::Binary { op, to, a, b, one } => binary(op, write(to), Pair { a: read(a), b: read(b), one }),
             Op::Fma { to, a, b, c } => {
                 let (to, a, b, c) = (write(to), read(a), read(b), read(c));
                 for n in 0..len {
@@ -263,19 +268,37 @@ fn floats(to: &mut Words, a: &Words, of: impl Fn(f32) -> f32) {
     each(to, a, |a| of(f32::from_bits(a)).to_bits());
 }
 
-#[inline(always)]
-fn both(to: &mut Words, a: &Words, b: &Words, of: impl Fn(u32, u32) -> u32) {
-    to.iter_mut().zip(a).zip(b).for_each(|((to, a), b)| *to = of(*a, *b));
+/// Two operands.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    a: &'a Words,
+    b: &'a Words,
+    one: One,
 }
 
 #[inline(always)]
-fn two(to: &mut Words, a: &Words, b: &Words, of: impl Fn(f32, f32) -> f32) {
-    both(to, a, b, |a, b| of(f32::from_bits(a), f32::from_bits(b)).to_bits());
+fn both(to: &mut Words, Pair { a, b, one }: Pair, of: impl Fn(u32, u32) -> u32) {
+    match one {
+        One::Neither => to.iter_mut().zip(a).zip(b).for_each(|((to, a), b)| *to = of(*a, *b)),
+        One::A => {
+            let a = a[0];
+            each(to, b, |b| of(a, b));
+        }
+        One::B => {
+            let b = b[0];
+            each(to, a, |a| of(a, b));
+        }
+    }
 }
 
 #[inline(always)]
-fn test(to: &mut Words, a: &Words, b: &Words, of: impl Fn(f32, f32) -> bool) {
-    both(to, a, b, |a, b| u32::from(of(f32::from_bits(a), f32::from_bits(b))));
+fn two(to: &mut Words, x: Pair, of: impl Fn(f32, f32) -> f32) {
+    both(to, x, |a, b| of(f32::from_bits(a), f32::from_bits(b)).to_bits());
+}
+
+#[inline(always)]
+fn test(to: &mut Words, x: Pair, of: impl Fn(f32, f32) -> bool) {
+    both(to, x, |a, b| u32::from(of(f32::from_bits(a), f32::from_bits(b))));
 }
 
 /// The largest f32 in an i32 and in a u32.
@@ -351,58 +374,70 @@ fn divisor(b: u32) -> u32 {
     if b == 0 { 1 } else { b }
 }
 
-/// The quotient of two 32-bit numbers, truncated, modulo 2^32. Exact: their quotient is further from the next whole number than an f64
-/// rounds. The sum with 3 · 2^51 leaves the whole number in the low bits. Vectors of processors have no division of integers.
+/// The whole part of a quotient, modulo 2^32: the sum with 3 · 2^51 leaves it in the low bits.
 #[inline(always)]
-fn quotient(a: f64, b: f64) -> u32 {
-    ((a / b).trunc() + 6_755_399_441_055_744.0).to_bits() as u32
+fn whole_part(x: f64) -> u32 {
+    (x.trunc() + 6_755_399_441_055_744.0).to_bits() as u32
+}
+
+/// `of` a, b and a / b truncated. Vectors of processors have no division of integers. In f64 it is exact: a quotient that is not whole is
+/// at least 2^-32 of it away from the next whole number. One divisor of many is a factor, a little too large rather than too small, so
+/// that a whole quotient does not fall below itself.
+#[inline(always)]
+fn divide(to: &mut Words, x: Pair, real: impl Fn(u32) -> f64, of: impl Fn(u32, u32, u32) -> u32) {
+    if x.one == One::B {
+        let b = divisor(x.b[0]);
+        let inverse = (1.0 + 4.0 * f64::EPSILON) / real(b);
+        each(to, x.a, |a| of(a, b, whole_part(real(a) * inverse)));
+    } else {
+        both(to, x, |a, b| {
+            let b = divisor(b);
+            of(a, b, whole_part(real(a) / real(b)))
+        });
+    }
 }
 
 #[inline(always)]
-fn binary(op: Binary, to: &mut Words, a: &Words, b: &Words) {
+fn binary(op: Binary, to: &mut Words, x: Pair) {
+    let signed = |x: u32| f64::from(x as i32);
+    let rest = |a: u32, b: u32, quotient: u32| a.wrapping_sub(quotient.wrapping_mul(b));
     match op {
-        Binary::AddF => two(to, a, b, |a, b| a + b),
-        Binary::SubF => two(to, a, b, |a, b| a - b),
-        Binary::MulF => two(to, a, b, |a, b| a * b),
-        Binary::DivF => two(to, a, b, |a, b| a / b),
+        Binary::AddF => two(to, x, |a, b| a + b),
+        Binary::SubF => two(to, x, |a, b| a - b),
+        Binary::MulF => two(to, x, |a, b| a * b),
+        Binary::DivF => two(to, x, |a, b| a / b),
         // x - y trunc(x / y), in which Rust is exact.
-        Binary::RemF => two(to, a, b, |a, b| a % b),
-        Binary::MinF => two(to, a, b, |a, b| if b < a { b } else { a }),
-        Binary::MaxF => two(to, a, b, |a, b| if a < b { b } else { a }),
-        Binary::Pow => two(to, a, b, f32::powf),
-        Binary::Atan2 => two(to, a, b, f32::atan2),
-        Binary::AddI => both(to, a, b, u32::wrapping_add),
-        Binary::SubI => both(to, a, b, u32::wrapping_sub),
-        Binary::MulI => both(to, a, b, u32::wrapping_mul),
-        Binary::DivI => both(to, a, b, |a, b| quotient(f64::from(a as i32), f64::from(divisor(b) as i32))),
-        Binary::DivU => both(to, a, b, |a, b| quotient(f64::from(a), f64::from(divisor(b)))),
-        Binary::RemI => both(to, a, b, |a, b| {
-            let b = divisor(b);
-            a.wrapping_sub(quotient(f64::from(a as i32), f64::from(b as i32)).wrapping_mul(b))
-        }),
-        Binary::RemU => both(to, a, b, |a, b| {
-            let b = divisor(b);
-            a.wrapping_sub(quotient(f64::from(a), f64::from(b)).wrapping_mul(b))
-        }),
-        Binary::MinI => both(to, a, b, |a, b| (a as i32).min(b as i32) as u32),
-        Binary::MinU => both(to, a, b, u32::min),
-        Binary::MaxI => both(to, a, b, |a, b| (a as i32).max(b as i32) as u32),
-        Binary::MaxU => both(to, a, b, u32::max),
-        Binary::And => both(to, a, b, |a, b| a & b),
-        Binary::Or => both(to, a, b, |a, b| a | b),
-        Binary::Xor => both(to, a, b, |a, b| a ^ b),
-        Binary::ShiftLeft => both(to, a, b, |a, b| a << (b & 31)),
-        Binary::ShiftRightI => both(to, a, b, |a, b| (a as i32 >> (b & 31)) as u32),
-        Binary::ShiftRightU => both(to, a, b, |a, b| a >> (b & 31)),
-        Binary::EqualF => test(to, a, b, |a, b| a == b),
-        Binary::NotEqualF => test(to, a, b, |a, b| a != b),
-        Binary::LessF => test(to, a, b, |a, b| a < b),
-        Binary::LessEqualF => test(to, a, b, |a, b| a <= b),
-        Binary::Equal => both(to, a, b, |a, b| u32::from(a == b)),
-        Binary::NotEqual => both(to, a, b, |a, b| u32::from(a != b)),
-        Binary::LessI => both(to, a, b, |a, b| u32::from((a as i32) < b as i32)),
-        Binary::LessEqualI => both(to, a, b, |a, b| u32::from(a as i32 <= b as i32)),
-        Binary::LessU => both(to, a, b, |a, b| u32::from(a < b)),
-        Binary::LessEqualU => both(to, a, b, |a, b| u32::from(a <= b)),
+        Binary::RemF => two(to, x, |a, b| a % b),
+        Binary::MinF => two(to, x, |a, b| if b < a { b } else { a }),
+        Binary::MaxF => two(to, x, |a, b| if a < b { b } else { a }),
+        Binary::Pow => two(to, x, f32::powf),
+        Binary::Atan2 => two(to, x, f32::atan2),
+        Binary::AddI => both(to, x, u32::wrapping_add),
+        Binary::SubI => both(to, x, u32::wrapping_sub),
+        Binary::MulI => both(to, x, u32::wrapping_mul),
+        Binary::DivI => divide(to, x, signed, |_, _, quotient| quotient),
+        Binary::DivU => divide(to, x, f64::from, |_, _, quotient| quotient),
+        Binary::RemI => divide(to, x, signed, rest),
+        Binary::RemU => divide(to, x, f64::from, rest),
+        Binary::MinI => both(to, x, |a, b| (a as i32).min(b as i32) as u32),
+        Binary::MinU => both(to, x, u32::min),
+        Binary::MaxI => both(to, x, |a, b| (a as i32).max(b as i32) as u32),
+        Binary::MaxU => both(to, x, u32::max),
+        Binary::And => both(to, x, |a, b| a & b),
+        Binary::Or => both(to, x, |a, b| a | b),
+        Binary::Xor => both(to, x, |a, b| a ^ b),
+        Binary::ShiftLeft => both(to, x, |a, b| a << (b & 31)),
+        Binary::ShiftRightI => both(to, x, |a, b| (a as i32 >> (b & 31)) as u32),
+        Binary::ShiftRightU => both(to, x, |a, b| a >> (b & 31)),
+        Binary::EqualF => test(to, x, |a, b| a == b),
+        Binary::NotEqualF => test(to, x, |a, b| a != b),
+        Binary::LessF => test(to, x, |a, b| a < b),
+        Binary::LessEqualF => test(to, x, |a, b| a <= b),
+        Binary::Equal => both(to, x, |a, b| u32::from(a == b)),
+        Binary::NotEqual => both(to, x, |a, b| u32::from(a != b)),
+        Binary::LessI => both(to, x, |a, b| u32::from((a as i32) < b as i32)),
+        Binary::LessEqualI => both(to, x, |a, b| u32::from(a as i32 <= b as i32)),
+        Binary::LessU => both(to, x, |a, b| u32::from(a < b)),
+        Binary::LessEqualU => both(to, x, |a, b| u32::from(a <= b)),
     }
 }

@@ -3,7 +3,7 @@
 //! Every register holds one 32-bit value for each of [`LANES`] keys, so that an operation is a short loop over lanes which the compiler
 //! makes vectors of. Control flow is by masks: lanes that took another branch, left a loop or returned are switched off, and only writes
 //! to variables ([`Op::Move`]) look at the mask; all else is pure and may run on any lane. What does not depend on the key runs once a
-//! row.
+//! row, on one lane.
 
 use super::exec;
 use super::{ArgRow, Row};
@@ -127,6 +127,15 @@ pub enum Binary {
     LessEqualU,
 }
 
+/// An operand that is the same for all keys of a row, of which only the first lane is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of the operands")]
+pub enum One {
+    Neither,
+    A,
+    B,
+}
+
 /// One instruction. `to` is never one of the operands, except that of `Move`, which writes a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "operands are registers")]
@@ -141,6 +150,7 @@ pub enum Op {
         to: Reg,
         a: Reg,
         b: Reg,
+        one: One,
     },
     /// a * b + c, rounded once.
     Fma {
@@ -225,6 +235,15 @@ impl Op {
         }
     }
 
+    /// The registers of which every lane is read.
+    fn reads_lanes(&self) -> Vec<Reg> {
+        match *self {
+            Op::Binary { b, one: One::A, .. } => vec![b],
+            Op::Binary { a, one: One::B, .. } => vec![a],
+            _ => self.reads(),
+        }
+    }
+
     pub(super) fn writes(&self) -> Vec<Reg> {
         match *self {
             Op::Unary { to, .. }
@@ -279,6 +298,8 @@ pub struct Program {
     pub(super) constants: Vec<(Reg, u32)>,
     /// What runs once a row.
     pub(super) row: Vec<Op>,
+    /// What is the same for all keys of a row, and read by the code on every lane.
+    pub(super) spread: Vec<Reg>,
     pub(super) code: Vec<Op>,
     pub(super) result: Reg,
     pub(super) registers: usize,
@@ -382,7 +403,7 @@ impl Assembler {
     /// The register of a result.
     pub fn binary(&mut self, op: Binary, a: Reg, b: Reg) -> Reg {
         let to = self.registers(1);
-        self.push(Op::Binary { op, to, a, b });
+        self.push(Op::Binary { op, to, a, b, one: One::Neither });
         to
     }
 
@@ -439,7 +460,15 @@ impl Assembler {
                 op.writes().iter().for_each(|r| uniform[*r as usize] = true);
                 row.push(*op);
             } else {
-                code.push(*op);
+                let mut op = *op;
+                if let Op::Binary { a, b, one, .. } = &mut op {
+                    *one = match [a, b].map(|r| uniform[*r as usize]) {
+                        [true, false] => One::A,
+                        [false, true] => One::B,
+                        _ => One::Neither,
+                    };
+                }
+                code.push(op);
             }
         }
         places.push(code.len() as u32);
@@ -456,12 +485,17 @@ impl Assembler {
         used[result as usize] = true;
         row.iter().chain(&code).flat_map(Op::reads).for_each(|r| used[r as usize] = true);
         let is_used = |reg: Reg| used[reg as usize];
+        let mut spread: Vec<Reg> = code.iter().flat_map(Op::reads_lanes).chain([result]).collect();
+        spread.retain(|reg| uniform[*reg as usize]);
+        spread.sort_unstable();
+        spread.dedup();
         Some(Program {
             point: self.point,
             args: self.args,
             sources: self.sources.into_iter().filter(|(_, reg)| is_used(*reg)).collect(),
             constants: self.constants.into_iter().filter(|(reg, _)| is_used(*reg)).collect(),
             row,
+            spread,
             code,
             result,
             registers: count,

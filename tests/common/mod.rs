@@ -1,6 +1,8 @@
 //! What the tests share: the engines of this machine, the golden cases, one error measure.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod tensors;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use wgpu_attention::gpu::GpuOptions;

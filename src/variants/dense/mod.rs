@@ -41,6 +41,7 @@ pub mod pm_rope;
 pub mod pointer;
 pub mod prefix_lm;
 pub mod qk_norm;
+pub mod rcmha;
 pub mod ref_heatmap;
 pub mod region_cross;
 pub mod relu;
@@ -108,6 +109,7 @@ variants! {
     pointer::PointerScores,
     prefix_lm::PrefixLm,
     qk_norm::QkNormAttention,
+    rcmha::RcmhaAttention,
     ref_heatmap::RefHeatmap,
     region_cross::RegionCrossAttention,
     relu::ReluAttention,

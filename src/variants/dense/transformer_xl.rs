@@ -17,11 +17,11 @@
 use crate::error::Result;
 use crate::hooks;
 use crate::kernel::attend::Attend;
-use crate::oracle::{Inputs, Outputs, attention, bottom_right, dot, scale};
-use crate::plan::PlanBuilder;
+use crate::oracle::{Array, Inputs, Outputs, attention, bottom_right, dot, scale};
+use crate::plan::{AttendIo, PlanBuilder, Ref};
 use crate::problem::Problem;
 use crate::variant::{Card, Family, InputSpec, Named, Variant};
-use crate::variants::common::{K, LSE, OUT, Q, V, attend_io, default_scale};
+use crate::variants::common::{K, LSE, OUT, Q, V, default_scale};
 use crate::variants::steps::changed;
 use crate::{named, params};
 
@@ -60,35 +60,50 @@ impl Variant for TransformerXlAttention {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        let scale = default_scale(self.scale, problem);
-        let [lq, lk] = [problem.size("Lq"), problem.size("Lk")];
-        let rel = plan.input("rel")?;
-        if rel.shape[1] != lq + lk - 1 {
-            let expected = format!("Lq + Lk − 1 = {} distances", lq + lk - 1);
-            return Err(problem.refuse(crate::ErrorKind::Shape, "rel", expected, rel.shape[1]));
-        }
-        let mut io = attend_io(plan)?;
-        let of_head = |name: &str| Ok::<_, crate::Error>(hooks::plus(plan.input(name)?.insert(1).insert(0), 1.0));
-        let (content, position) = (of_head("u")?, of_head("w")?);
-        let asking = changed(plan, "position_query", &io.q, vec![position])?;
-        io.q = changed(plan, "content_query", &io.q, vec![content])?;
-        io.lse = Some(plan.output("lse")?);
-        let hook = hooks::relative(&asking, &rel.insert(0), lq - 1, scale);
-        plan.attend("attend", Attend::new(scale).causal(self.causal), io, vec![hook])
+        let (q, k, v) = (plan.input("q")?, plan.input("k")?, plan.input("v")?);
+        attend(problem, plan, default_scale(self.scale, problem), self.causal, [&q, &k, &v])
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {
         let [q, k, v] = inputs.qkv();
-        let (rel, u, w) = (inputs.get("rel"), inputs.get("u"), inputs.get("w"));
-        let factor = scale(self.scale, q);
-        let plus = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x + y).collect::<Vec<f64>>();
-        let content = q.map_rows(|at, x| plus(x, u.row(&[at[1]])));
-        let (out, lse) = attention(&content, k, v, factor, &|row, j, s| {
-            let distance = bottom_right(row.i, q, k) - j as i64;
-            let r = rel.row(&[row.h, (distance + q.shape[2] as i64 - 1) as usize]);
-            let position = dot(&plus(q.row(&[row.b, row.h, row.i]), w.row(&[row.h])), r);
-            (!self.causal || distance >= 0).then_some(s + factor * position)
-        });
-        vec![("out", out), ("lse", lse)]
+        definition(inputs, [q, k, v], scale(self.scale, q), self.causal)
     }
+}
+
+/// Relative attention of q, k and v with the inputs `rel`, `u` and `w`, into the outputs `out` and `lse`.
+pub(super) fn attend(
+    problem: &Problem,
+    plan: &mut PlanBuilder,
+    scale: f32,
+    causal: bool,
+    [q, k, v]: [&Ref; 3],
+) -> Result<()> {
+    let [lq, lk] = [problem.size("Lq"), problem.size("Lk")];
+    let rel = plan.input("rel")?;
+    if rel.shape[1] != lq + lk - 1 {
+        let expected = format!("Lq + Lk − 1 = {} distances", lq + lk - 1);
+        return Err(problem.refuse(crate::ErrorKind::Shape, "rel", expected, rel.shape[1]));
+    }
+    let of_head = |name: &str| Ok::<_, crate::Error>(hooks::plus(plan.input(name)?.insert(1).insert(0), 1.0));
+    let (content, position) = (of_head("u")?, of_head("w")?);
+    let asking = changed(plan, "position_query", q, vec![position])?;
+    let content = changed(plan, "content_query", q, vec![content])?;
+    let (out, lse) = (plan.output("out")?, plan.output("lse")?);
+    let io = AttendIo::new(&content, k, v, &out).lse(&lse);
+    let hook = hooks::relative(&asking, &rel.insert(0), lq - 1, scale);
+    plan.attend("attend", Attend::new(scale).causal(causal), io, vec![hook])
+}
+
+/// The definition, of q, k and v and the inputs `rel`, `u` and `w`.
+pub(super) fn definition(inputs: &Inputs, [q, k, v]: [&Array; 3], factor: f64, causal: bool) -> Outputs {
+    let (rel, u, w) = (inputs.get("rel"), inputs.get("u"), inputs.get("w"));
+    let plus = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x + y).collect::<Vec<f64>>();
+    let content = q.map_rows(|at, x| plus(x, u.row(&[at[1]])));
+    let (out, lse) = attention(&content, k, v, factor, &|row, j, s| {
+        let distance = bottom_right(row.i, q, k) - j as i64;
+        let r = rel.row(&[row.h, (distance + q.shape[2] as i64 - 1) as usize]);
+        let position = dot(&plus(q.row(&[row.b, row.h, row.i]), w.row(&[row.h])), r);
+        (!causal || distance >= 0).then_some(s + factor * position)
+    });
+    vec![("out", out), ("lse", lse)]
 }

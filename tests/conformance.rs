@@ -332,16 +332,21 @@ fn regressions() -> Vec<Case> {
     list
 }
 
-/// Memories that learn: chunks entered in the middle, one layer and two, fewer heads of keys, every activation.
+/// Memories that learn: chunks entered in the middle, one layer and two, more tokens than a stage has, fewer heads of keys, every activation.
 fn memories() -> Vec<Case> {
     let mut list = Vec::new();
     let small = |shape: &[usize], seed| {
         let data = random(shape, seed).to_f32().into_iter().map(|x| 0.3 * x).collect::<Vec<_>>();
         HostTensor::new(shape, data).expect("a shape")
     };
-    for [b, h, hk, l, d, hid, dv] in [[2, 4, 2, 23, 12, 33, 7], [1, 1, 1, 1, 5, 5, 5], [1, 2, 2, 9, 40, 160, 24]] {
+    for [b, h, hk, l, d, hid, dv] in
+        [[2, 4, 2, 23, 12, 33, 7], [1, 1, 1, 1, 5, 5, 5], [1, 2, 2, 9, 40, 160, 24], [1, 1, 1, 200, 8, 1000, 8]]
+    {
         let rated = |mut inputs: Vec<(&'static str, HostTensor)>, tokens| {
-            inputs.push(("theta", rates(&[b, h, tokens], 4, |x| 0.02 * x)));
+            // The wider the layer, the longer the gradient.
+            let theta: Vec<f32> =
+                rates(&[b, h, tokens], 4, |x| x).to_f32().iter().map(|x| x * 0.6 / (30 + hid) as f32).collect();
+            inputs.push(("theta", HostTensor::new(&[b, h, tokens], theta).expect("a shape")));
             inputs.push(("alpha", rates(&[b, h, tokens], 5, |x| 0.1 * x)));
             with(inputs, "eta", rates(&[b, h, tokens], 6, |x| 0.5 * x))
         };

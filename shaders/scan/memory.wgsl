@@ -5,6 +5,9 @@
 // stay in storage, in three parts: weights, momentum, anchor. Workgroup memory: 4 (2 INPUT + 3 INNER + WIDTH) bytes, up to 16 KiB.
 // Barriers: 6 a token. INNER is the width that enters the last layer: the hidden layer, or without one the keys.
 
+// Rows of a matrix that a thread takes at once.
+const ROWS: u32 = 8u;
+
 var<workgroup> key: array<f32, INPUT>;
 var<workgroup> query: array<f32, INPUT>;
 var<workgroup> inner: array<f32, INNER>;         // of the key, what enters the last layer
@@ -49,7 +52,7 @@ fn kernel(group: u32, lane: u32) {
     let v_at = args.v_offset + at.batch * args.v_s0 + at.head / args.v_share * args.v_s1;
     let out_at = args.out_offset + at.batch * args.out_s0 + at.head * args.out_s1;
     let surprise_at = args.surprise_offset + at.batch * args.surprise_s0 + at.head * args.surprise_s1;
-    for (var t = 0u; t < args.tokens; t++) {
+    for (var t = args.first; t < args.end; t++) {
         let opens = (args.position + t) % args.chunk == 0u;
         let theta_t = theta(At(at.batch, at.head, t, 0, 0));
         let eta_t = eta(At(at.batch, at.head, t, 0, 0));
@@ -70,12 +73,16 @@ fn kernel(group: u32, lane: u32) {
         if (HIDDEN) {
             for (var j = lane; j < args.inner; j += WORKGROUP) {
                 var sum = 0.0;
-                for (var i = 0u; i < args.depth; i++) {
-                    let place = at.hidden + i * args.hidden_s3 + j;
-                    if (opens) {
-                        hidden_store(place + 2u * args.hidden_s0, hidden_load(place));
+                for (var row = 0u; row < args.depth; row += ROWS) {
+                    for (var n = 0u; n < ROWS; n++) { // unroll
+                        if (row + n < args.depth) {
+                            let place = at.hidden + (row + n) * args.hidden_s3 + j;
+                            if (opens) {
+                                hidden_store(place + 2u * args.hidden_s0, hidden_load(place));
+                            }
+                            sum += hidden_load(place + 2u * args.hidden_s0) * key[row + n];
+                        }
                     }
-                    sum += hidden_load(place + 2u * args.hidden_s0) * key[i];
                 }
                 let y = activate(sum);
                 inner[j] = y.x;
@@ -85,12 +92,16 @@ fn kernel(group: u32, lane: u32) {
         workgroupBarrier();
         for (var e = lane; e < args.width; e += WORKGROUP) {
             var sum = 0.0;
-            for (var j = 0u; j < args.inner; j++) {
-                let place = at.last + j * args.last_s3 + e;
-                if (opens) {
-                    last_store(place + 2u * args.last_s0, last_load(place));
+            for (var row = 0u; row < args.inner; row += ROWS) {
+                for (var n = 0u; n < ROWS; n++) { // unroll
+                    if (row + n < args.inner) {
+                        let place = at.last + (row + n) * args.last_s3 + e;
+                        if (opens) {
+                            last_store(place + 2u * args.last_s0, last_load(place));
+                        }
+                        sum += last_load(place + 2u * args.last_s0) * inner[row + n];
+                    }
                 }
-                sum += last_load(place + 2u * args.last_s0) * inner[j];
             }
             error[e] = sum - v_load(v_at + t * args.v_s2 + e);
         }
@@ -99,27 +110,40 @@ fn kernel(group: u32, lane: u32) {
         workgroupBarrier();
         if (lane == 0u) {
             var loss = 0.0;
-            for (var e = 0u; e < args.width; e++) {
-                loss += error[e] * error[e];
+            for (var column = 0u; column < args.width; column += ROWS) {
+                for (var n = 0u; n < ROWS; n++) { // unroll
+                    if (column + n < args.width) {
+                        loss += error[column + n] * error[column + n];
+                    }
+                }
             }
             surprise_store(surprise_at + t * args.surprise_s2, loss);
         }
         if (HIDDEN) {
             for (var j = lane; j < args.inner; j += WORKGROUP) {
                 var sum = 0.0;
-                for (var e = 0u; e < args.width; e++) {
-                    sum += last_load(at.last + 2u * args.last_s0 + j * args.last_s3 + e) * error[e];
+                let anchor = at.last + 2u * args.last_s0 + j * args.last_s3;
+                for (var column = 0u; column < args.width; column += ROWS) {
+                    for (var n = 0u; n < ROWS; n++) { // unroll
+                        if (column + n < args.width) {
+                            sum += last_load(anchor + column + n) * error[column + n];
+                        }
+                    }
                 }
                 let step = theta_t * args.gain * sum * back[j];
                 var read = 0.0;
-                for (var i = 0u; i < args.depth; i++) {
-                    let place = at.hidden + i * args.hidden_s3 + j;
-                    let momentum = eta_t * hidden_load(place + args.hidden_s0) - step * key[i];
-                    let old = hidden_load(place);
-                    let fresh = stay * old + momentum;
-                    hidden_store(place + args.hidden_s0, momentum);
-                    hidden_store(place, fresh);
-                    read += select(fresh, old, READ_BEFORE) * query[i];
+                for (var row = 0u; row < args.depth; row += ROWS) {
+                    for (var n = 0u; n < ROWS; n++) { // unroll
+                        if (row + n < args.depth) {
+                            let place = at.hidden + (row + n) * args.hidden_s3 + j;
+                            let momentum = eta_t * hidden_load(place + args.hidden_s0) - step * key[row + n];
+                            let old = hidden_load(place);
+                            let fresh = stay * old + momentum;
+                            hidden_store(place + args.hidden_s0, momentum);
+                            hidden_store(place, fresh);
+                            read += select(fresh, old, READ_BEFORE) * query[row + n];
+                        }
+                    }
                 }
                 asked[j] = activate(read).x;
             }
@@ -128,14 +152,18 @@ fn kernel(group: u32, lane: u32) {
         for (var e = lane; e < args.width; e += WORKGROUP) {
             let step = theta_t * args.gain * error[e];
             var read = 0.0;
-            for (var j = 0u; j < args.inner; j++) {
-                let place = at.last + j * args.last_s3 + e;
-                let momentum = eta_t * last_load(place + args.last_s0) - step * inner[j];
-                let old = last_load(place);
-                let fresh = stay * old + momentum;
-                last_store(place + args.last_s0, momentum);
-                last_store(place, fresh);
-                read += select(fresh, old, READ_BEFORE) * asked[j];
+            for (var row = 0u; row < args.inner; row += ROWS) {
+                for (var n = 0u; n < ROWS; n++) { // unroll
+                    if (row + n < args.inner) {
+                        let place = at.last + (row + n) * args.last_s3 + e;
+                        let momentum = eta_t * last_load(place + args.last_s0) - step * inner[row + n];
+                        let old = last_load(place);
+                        let fresh = stay * old + momentum;
+                        last_store(place + args.last_s0, momentum);
+                        last_store(place, fresh);
+                        read += select(fresh, old, READ_BEFORE) * asked[row + n];
+                    }
+                }
             }
             out_store(out_at + t * args.out_s2 + e, read);
         }

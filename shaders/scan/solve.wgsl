@@ -32,7 +32,7 @@ fn show(lane: u32, x: f32) {
 fn total(lane: u32, x: f32) -> f32 {
     show(lane, x);
     var sum = vec4<f32>();
-    for (var n = 0u; n < VECTORS; n++) {
+    for (var n = 0u; n < VECTORS; n++) { // unroll
         sum += four(n);
     }
     return sum.x + sum.y + sum.z + sum.w;
@@ -116,10 +116,11 @@ fn kernel(group: u32, lane: u32) {
                         diagonal += dot(y[n], here);
                     }
                     show(lane, diagonal);
-                    var largest = 0.0;
-                    for (var n = 0u; n < args.depth; n++) {
-                        largest = max(largest, other[n]);
+                    var most = vec4<f32>();
+                    for (var n = 0u; n < VECTORS; n++) { // unroll
+                        most = max(most, four(n));
                     }
+                    let largest = max(max(most.x, most.y), max(most.z, most.w));
                     // Swept by every channel, y is minus the inverse, and symmetric all the way: row c is column c.
                     for (var c = 0u; c < args.depth; c++) {
                         workgroupBarrier();

@@ -404,7 +404,7 @@ impl PlanBuilder<'_> {
     }
 
     /// A network that learns the tokens: q, k, v, then its one or two layers (3, B, H, rows, columns), changed in place, then theta, alpha and
-    /// eta (B, H, L), then out and surprise.
+    /// eta (B, H, L), then out and surprise. Stages of bounded work, each a stretch of the tokens.
     ///
     /// # Errors
     /// As [`PlanBuilder::stage`].
@@ -421,8 +421,15 @@ impl PlanBuilder<'_> {
         let mut list: Bindings = roles.map(|(role, r)| (role, r.clone())).into();
         list.extend(["last", "hidden"].into_iter().zip(layers.iter().rev().cloned()));
         let tables = ["theta", "alpha", "eta"].into_iter().zip(rates);
-        let tables = tables.map(|(name, r)| (name, r.insert(3), ScalarType::F32)).collect();
-        self.stage(label, Op::Memory(op), list, tables, Vec::new())
+        let tables: Vec<_> = tables.map(|(name, r)| (name, r.insert(3), ScalarType::F32)).collect();
+        let (inner, tokens) = ((layers.len() > 1).then(|| layers[0].shape[4]), out.shape[2]);
+        let each = scan::Memory::tokens(k.shape[3], inner, out.shape[3]);
+        for first in (0..tokens).step_by(each) {
+            let stretch = (each < tokens).then_some((first, (first + each).min(tokens)));
+            let op = Op::Memory(scan::Memory { stretch, ..op });
+            self.stage(label, op, list.clone(), tables.clone(), Vec::new())?;
+        }
+        Ok(())
     }
 
     /// The elementwise recurrence of u, dt, a, b and c, from a state before, with a skip (P), into out and state.

@@ -10,6 +10,10 @@ use crate::tensor::DType;
 const WORKGROUP: u32 = 128;
 /// Floats of a token's vectors: the workgroup memory of every device.
 const VECTORS: usize = 4096;
+/// Rows of a matrix that a thread takes at once.
+const ROWS: usize = 8;
+/// Iterations of all loops of an invocation, at most.
+const ITERATIONS: usize = 60_000;
 const TABLES: [(&str, ScalarType); 3] =
     [("theta", ScalarType::F32), ("alpha", ScalarType::F32), ("eta", ScalarType::F32)];
 
@@ -54,6 +58,8 @@ pub struct Memory {
     pub gain: f32,
     /// The read comes before the write.
     pub read_before: bool,
+    /// Tokens of this stage, first and end; all of them where none. Others are left as they are, so that stages follow each other.
+    pub stretch: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +104,18 @@ impl Memory {
             ));
         }
         Ok(Sizes { batch, heads, tokens, depth, inner, width })
+    }
+
+    /// Tokens of a stage. Work of a submit stays bounded, and llvmpipe leaves every loop after 65535 iterations of all loops of an invocation.
+    pub(crate) fn tokens(depth: usize, hidden: Option<usize>, width: usize) -> usize {
+        let (rounds, rows) = (|n: usize| n.div_ceil(WORKGROUP as usize), |n: usize| n.div_ceil(ROWS) + 1);
+        let last = rounds(width) * 2 * rows(hidden.unwrap_or(depth));
+        let hidden = hidden.map_or(0, |inner| rounds(inner) * (2 * rows(depth) + rows(width)));
+        (ITERATIONS / (1 + rounds(depth) + hidden + last + rows(width))).max(1)
+    }
+
+    fn range(&self, s: &Sizes) -> (usize, usize) {
+        self.stretch.map_or((0, s.tokens), |(first, end)| (first, end.min(s.tokens)))
     }
 
     fn refuse(&self, role: &str, expected: impl std::fmt::Display, found: &[usize]) -> Error {
@@ -146,6 +164,7 @@ impl Kernel for Memory {
             return Err(Error::new(ErrorKind::Limit, message));
         }
         let [input, inner, width] = Self::rounded(s.depth, hidden, s.width).map(|n| n as u32);
+        let (first, end) = self.range(&s);
         let share = |role: &str| s.heads / io.get(role).layout.shape[1];
         Ok(LaunchBuilder::new(self, "scan/memory", WORKGROUP, io, caps, &TABLES)
             .constant("INPUT", input)
@@ -155,7 +174,8 @@ impl Kernel for Memory {
             .switch("HIDDEN", hidden.is_some())
             .switch("READ_BEFORE", self.read_before)
             .u32("heads", s.heads)
-            .u32("tokens", s.tokens)
+            .u32("first", first)
+            .u32("end", end)
             .u32("depth", s.depth)
             .u32("inner", s.inner)
             .u32("width", s.width)
@@ -186,7 +206,7 @@ impl Kernel for Memory {
         let rows = |name: &str, x: &Reals, [b, h]: [usize; 2], t: usize| -> Vec<f32> {
             x.row(&[b, h / (s.heads / io.io.get(name).layout.shape[1]), t]).to_vec()
         };
-        let count = s.batch * s.heads;
+        let ((first, end), count) = (self.range(&s), s.batch * s.heads);
         let hidden: Vec<Option<Layer>> = match hidden {
             Some(hidden) => Layer::of_heads(hidden, count, s.inner).into_iter().map(Some).collect(),
             None => (0..count).map(|_| None).collect(),
@@ -197,7 +217,8 @@ impl Kernel for Memory {
         for_each_row(&mut heads, 1, |n, head| {
             let ((hidden, last), (out, surprise)) = &mut head[0];
             let at = [n / s.heads, n % s.heads];
-            for (t, (out, surprise)) in out.chunks_mut(s.width).zip(surprise.iter_mut()).enumerate() {
+            let tokens = out.chunks_mut(s.width).zip(surprise.iter_mut()).enumerate();
+            for (t, (out, surprise)) in tokens.skip(first).take(end - first) {
                 let rate = |table| io.table_row(table, [at[0], at[1], t]).map_or(0.0, |row| row.f32(0));
                 let step = Step { stay: 1.0 - rate("alpha"), keep: rate("eta"), theta: rate("theta") * self.gain };
                 let [query, key, value] = [rows("q", &q, at, t), rows("k", &k, at, t), rows("v", &v, at, t)];
@@ -230,7 +251,8 @@ impl Kernel for Memory {
         let Ok(s) = self.sizes(io) else { return 0.0 };
         let hidden = if io.find("hidden").is_some() { s.depth * s.inner } else { 0 };
         // A product at the anchor, one back, the momentum, the weights and the read.
-        (10 * s.batch * s.heads * s.tokens * (hidden + s.inner * s.width)) as f64
+        let (first, end) = self.range(&s);
+        (10 * s.batch * s.heads * (end - first) * (hidden + s.inner * s.width)) as f64
     }
 }
 

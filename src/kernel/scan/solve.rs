@@ -14,6 +14,8 @@ pub const DEEPEST: usize = 128;
 const FLAT: f32 = 1e-7;
 /// Segments of all heads, at most.
 const WORKGROUPS: usize = 512;
+/// Rows of a segment, at most: llvmpipe leaves every loop after 65535 iterations of all loops of an invocation.
+const LONGEST: usize = 512;
 /// Rows of a segment, at least: whole chunks of the scan that makes their first states.
 const SEGMENT: usize = 64;
 const TABLES: [(&str, ScalarType); 3] = [("g", ScalarType::F32), ("w", ScalarType::F32), ("ridge", ScalarType::F32)];
@@ -70,7 +72,7 @@ impl Solve {
 
     /// Rows of a segment where so many heads and rows are better cut. A gain is not linear in the matrix before it.
     pub(crate) fn segment(&self, heads: usize, rows: usize) -> Option<usize> {
-        let each = (heads * rows).div_ceil(WORKGROUPS).next_multiple_of(SEGMENT);
+        let each = (heads * rows).div_ceil(WORKGROUPS).next_multiple_of(SEGMENT).min(LONGEST);
         (!self.apart() && self.by != By::Gain && each < rows).then_some(each)
     }
 

@@ -83,6 +83,7 @@ impl Variant for TitansMal {
                 act: self.act.act(),
                 gain: self.grad_scale,
                 read_before: false,
+                stretch: None,
             };
             plan.memory(name, op, [&unit, &unit, &every_batch(problem, x.clone())], &layers, rates, [out, &surprise])
         };

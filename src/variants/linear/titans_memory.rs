@@ -13,7 +13,7 @@
 //!
 //! Limits: one or two layers, no bias; f32. The chunk is part of the definition: a stream carries weights, momentum, anchor and
 //! `pos`, the tokens before the call, counted modulo the chunk. Without `momentum` it starts at 0, without `anchor` the open chunk
-//! has the weights. A token's vectors (2 D + 3 Hid + Dv, or 3 D + Dv) hold up to 4096 numbers. Tokens run in order, a workgroup a head, in one dispatch.
+//! has the weights. A token's vectors (2 D + 3 Hid + Dv, or 3 D + Dv) hold up to 4096 numbers. Tokens run in order, a workgroup a head.
 
 use crate::error::{ErrorKind, Result};
 use crate::kernel::diagnose::Fold;
@@ -151,6 +151,7 @@ impl Variant for TitansMemory {
             act: self.act.act(),
             gain: self.grad_scale,
             read_before: self.read == Read::Before,
+            stretch: None,
         };
         let qkv = [plan.input("q")?, plan.input("k")?, plan.input("v")?];
         let (out, surprise) = (plan.output("out")?, plan.output("surprise")?);

@@ -53,6 +53,9 @@ pub fn compose(key: &KernelKey) -> Result<String> {
     key.tables.iter().for_each(|table| table_accessor(out, table));
     key.hooks.iter().enumerate().for_each(|(n, hook)| hook_text(out, n, hook));
     chains(out, &key.hooks);
+    if key.consts.iter().any(|(name, _)| *name == "SEGMENTS") {
+        same_arguments(out, &key.hooks);
+    }
     out.push('\n');
     out.push_str(file_text(key.entry)?);
     out.push_str(
@@ -220,6 +223,16 @@ fn hook_text(out: &mut String, n: usize, hook: &HookKey) {
     let bind = |text: String, name: &String| text.replace(&format!("lookup_{name}("), &format!("h{n}_{name}("));
     out.push_str(&hook.lookups.iter().fold(text, bind));
     out.push('\n');
+}
+
+/// `same_arguments`: whether the tables of the mask hooks hold the same at two places.
+fn same_arguments(out: &mut String, hooks: &[HookKey]) {
+    let tables = hooks.iter().filter(|h| h.point == Point::Mask).flat_map(|h| &h.args).filter(|(.., table)| *table);
+    out.push_str("fn same_arguments(a: At, b: At) -> bool {\n    var same = true;\n");
+    for (name, ..) in tables {
+        let _ = writeln!(out, "    same = same && {name}(a) == {name}(b);");
+    }
+    out.push_str("    return same;\n}\n");
 }
 
 /// `score`, `mask`, `weight` and `feature`: the chains over the hooks of each point.

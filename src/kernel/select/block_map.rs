@@ -3,10 +3,10 @@
 
 use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hook::{ArgRow, Row, Structure};
+use crate::hook::{ArgRow, ArgValue, Row, Structure};
 use crate::kernel::calls::{Arg, Call, calls};
 use crate::kernel::key::{Launch, Point, ScalarType};
-use crate::kernel::{Io, Kernel, LaunchBuilder, Role, TwinIo, for_each_row};
+use crate::kernel::{Io, Kernel, LaunchBuilder, Role, TableMeta, TwinIo, for_each_row};
 use crate::tensor::DType;
 
 const WORKGROUP: u32 = 64;
@@ -41,8 +41,12 @@ impl Kernel for BlockMap {
     fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
         let [batch, heads, lines, columns] = self.map(io)?;
         let tables = [("lengths", ScalarType::I32)];
+        let segments = self.structure == Structure::Segments && self.lists(io);
         Ok(LaunchBuilder::new(self, "select/block_map", WORKGROUP, io, caps, &tables)
             .switch("DISTANCE", self.structure == Structure::Distance)
+            .switch("SEGMENTS", segments)
+            .constant("ROW_LIST", if segments { self.queries as u32 } else { 1 })
+            .constant("KEY_LIST", if segments { self.keys as u32 } else { 1 })
             .switch("BOTTOM_RIGHT", self.bottom_right)
             .switch("HAS_LENGTHS", io.has_table("lengths"))
             .u32("queries", self.sizes[0])
@@ -149,6 +153,15 @@ impl BlockMap {
                 Err(Error::expected(ErrorKind::Shape, "select.block_map", "map", expected, format!("{shape:?}")))
             }
         }
+    }
+
+    /// Whether the launch may ask the first of neighbours with the same arguments alone: every table of a hook runs along one axis, and the
+    /// lists of a tile fit the workgroup memory of every device.
+    fn lists(&self, io: &Io) -> bool {
+        let looked_up =
+            io.hooks.iter().flat_map(|hook| &hook.args).any(|arg| matches!(arg.value, ArgValue::Lookup(..)));
+        let one_axis = |table: &TableMeta| matches!(table.meta.layout.strides[..], [.., 0, _] | [.., _, 0]);
+        !looked_up && self.queries + self.keys <= 2048 && io.tables.iter().all(one_axis)
     }
 
     /// What was declared or derived, as far as the tables at hand bear it out.

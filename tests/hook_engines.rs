@@ -46,11 +46,17 @@ fn shared() -> Vec<Hook> {
         let plan = runtime::plan(&*variant, &problem).unwrap_or_else(|e| panic!("{path}: {e}"));
         plan.stages.iter().flat_map(|s| &s.hooks).for_each(&mut add);
     }
-    let dense = variant::find("dense-attention").and_then(|e| e.make(&[])).expect("a variant");
-    let sizes = [("B", 1), ("H", 1), ("Lq", 4), ("D", 4)].map(|(n, s)| (n.to_owned(), s));
-    let problem = Problem::from_sizes(&*dense, &sizes, false, &["pos_q", "pos_k"]).expect("a problem");
-    let plan = runtime::plan(&*dense, &problem).expect("a plan");
-    plan.stages.iter().flat_map(|s| &s.hooks).for_each(&mut add);
+    let window = ("window".to_owned(), Value::Int(2));
+    for (name, params, length, with) in [
+        ("dense-attention", vec![], "Lq", &["pos_q", "pos_k"][..]),
+        ("windowed-least-squares", vec![window], "L", &["log_decay"][..]),
+    ] {
+        let variant = variant::find(name).and_then(|e| e.make(&params)).expect("a variant");
+        let sizes = [("B", 1), ("H", 1), (length, 4), ("D", 4), ("Dv", 4)].map(|(n, s)| (n.to_owned(), s));
+        let problem = Problem::from_sizes(&*variant, &sizes, false, with).expect("a problem");
+        let plan = runtime::plan(&*variant, &problem).expect("a plan");
+        plan.stages.iter().flat_map(|s| &s.hooks).for_each(&mut add);
+    }
     add(&hooks::one());
     add(&hooks::alone(60));
     add(&hooks::shift(0.3));

@@ -64,10 +64,7 @@ fn kernel(group: u32, lane: u32) {
 
     let slots = keys_count(t, bounds);
     let last = select(i32(args.keys), bounds.y, RUN);
-    for (var slot = 0u; slot < slots; slot += TILE_K) {
-        if (keys_skip(t, bounds, slot)) {
-            continue;
-        }
+    for (var slot = next_tile(t, bounds, 0u, slots); slot < slots; slot = next_tile(t, bounds, slot + TILE_K, slots)) {
         let first = keys_at(t, bounds, slot);
         if (!RUN) {
             workgroupBarrier();

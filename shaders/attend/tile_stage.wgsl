@@ -45,3 +45,12 @@ fn stage_values(t: Tile, lane: u32, first: i32, last: i32, slot: u32, whole: boo
         }
     }
 }
+
+// The first key tile from `slot` on that is not skipped. A loop of its own: adapters that run both sides of a branch would pay for the tile.
+fn next_tile(t: Tile, bounds: vec4<i32>, slot: u32, slots: u32) -> u32 {
+    var at = slot;
+    while (at < slots && keys_skip(t, bounds, at)) {
+        at += TILE_K;
+    }
+    return at;
+}

@@ -5,7 +5,7 @@ use std::panic;
 use js_sys::Uint8Array;
 use wasm_bindgen::prelude::*;
 
-use crate::{cases, timing, webgpu};
+use crate::{cases, hooks, timing, webgpu};
 
 #[wasm_bindgen]
 extern "C" {
@@ -32,7 +32,13 @@ fn start() {
 /// Names of all tests, in the order in which they run. `cases` are the paths of the case files that the server has.
 #[wasm_bindgen]
 pub fn list(cases: Vec<String>) -> Vec<String> {
-    webgpu::TESTS.iter().chain(&timing::TESTS).map(|name| (*name).to_owned()).chain(cases::names(&cases)).collect()
+    webgpu::TESTS
+        .iter()
+        .chain(&hooks::TESTS)
+        .chain(&timing::TESTS)
+        .map(|name| (*name).to_owned())
+        .chain(cases::names(&cases))
+        .collect()
 }
 
 /// Runs one test; the text of a success is a remark for the report, often empty.
@@ -40,6 +46,7 @@ pub fn list(cases: Vec<String>) -> Vec<String> {
 pub async fn run(name: String) -> Result<String, String> {
     match name.as_str() {
         name if webgpu::TESTS.contains(&name) => webgpu::run(name).await,
+        name if hooks::TESTS.contains(&name) => hooks::run(name).await,
         name if timing::TESTS.contains(&name) => timing::run(name).await,
         name => cases::run(name).await,
     }

@@ -6,6 +6,8 @@ mod bridge;
 #[cfg(target_arch = "wasm32")]
 mod cases;
 #[cfg(target_arch = "wasm32")]
+mod hooks;
+#[cfg(target_arch = "wasm32")]
 mod timing;
 #[cfg(target_arch = "wasm32")]
 mod webgpu;

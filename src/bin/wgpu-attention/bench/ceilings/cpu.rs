@@ -13,7 +13,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Measures for about a second.
 pub fn measure() -> Ceilings {
-    Ceilings { copy: copy(), fma: fma(), matrix: None, exp: None }
+    Ceilings { copy: copy(), fma: fma(), matrix: None, exp: None, workgroup: None }
 }
 
 fn best(times: usize, mut run: impl FnMut() -> f64) -> f64 {

@@ -35,7 +35,7 @@ pub fn measure(engine: &GpuEngine, software: bool) -> Result<Ceilings> {
     // What the device's own self-test lets kernels use; a shader that it rejects all the same leaves no ceiling.
     let matrix = engine.gpu().caps().matrix.zip(engine.gpu().caps().subgroups);
     let matrix = matrix.and_then(|(side, (subgroup, _))| device.matrix(side, subgroup).ok());
-    Ok(Ceilings { copy: device.copy()?, fma, matrix, exp: Some(exp) })
+    Ok(Ceilings { copy: device.copy()?, fma, matrix, exp: Some(exp), workgroup: Some(device.workgroup()?) })
 }
 
 /// Tells whether the device runs at full speed. A GPU that had nothing to do for a moment may run at a fifth of its clock for a second
@@ -125,6 +125,37 @@ struct Args {{ turns: u32 }}
     )
 }
 
+/// Rows of workgroup memory that neighbours read without conflicts, elsewhere at every turn.
+fn reads() -> String {
+    let each = |text: &dyn Fn(usize) -> String| (0..VECTORS).map(text).collect::<Vec<_>>().join(" ");
+    let begin = each(&|n| format!("var a{n} = given[0];"));
+    let turn = (0..UNROLL)
+        .map(|u| each(&|n| format!("a{n} += memory[(at + {}u) & 511u];", 64 * n + u)))
+        .collect::<Vec<_>>()
+        .join("\n        ");
+    let sum = (0..VECTORS).map(|n| format!("a{n}")).collect::<Vec<_>>().join(" + ");
+    format!(
+        "@group(0) @binding(0) var<storage, read> given: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> kept: array<vec4<f32>>;
+struct Args {{ turns: u32 }}
+@group(0) @binding(2) var<uniform> args: Args;
+var<workgroup> memory: array<vec4<f32>, 512>;
+@compute @workgroup_size({WORKGROUP}) fn main(@builtin(local_invocation_index) lane: u32) {{
+    memory[lane] = given[0] * f32(lane);
+    memory[lane + 256u] = given[1] * f32(lane);
+    workgroupBarrier();
+    {begin}
+    var at = lane;
+    for (var i = 0u; i < args.turns; i++) {{
+        {turn}
+        at += 7u;
+    }}
+    let sum = {sum};
+    if sum.x == 12345.0 {{ kept[lane % 2u] = sum; }}
+}}"
+    )
+}
+
 const COPY: &str = "@group(0) @binding(0) var<storage, read> given: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> kept: array<vec4<f32>>;
 struct Args { turns: u32 }
@@ -160,6 +191,11 @@ impl Device {
         let products = (WORKGROUP / subgroup) as usize * VECTORS * UNROLL;
         let operations = products as f64 * 2.0 * f64::from(side).powi(3);
         self.rate(&matrices(side), 1024, self.groups(), operations)
+    }
+
+    /// GB/s read from workgroup memory.
+    fn workgroup(&self) -> Result<f64> {
+        self.rate(&reads(), 2, self.groups(), f64::from(WORKGROUP) * (VECTORS * UNROLL * 16) as f64)
     }
 
     /// A pipeline, its bind group and the buffer of its arguments.

@@ -21,6 +21,8 @@ pub struct Ceilings {
     pub matrix: Option<f64>,
     /// 10^9 exp2 a second; absent on the CPU engine, whose exponential is its own.
     pub exp: Option<f64>,
+    /// GB/s read from workgroup memory, 16 bytes a thread; absent on the CPU engine, which has none.
+    pub workgroup: Option<f64>,
 }
 
 impl Ceilings {
@@ -31,6 +33,7 @@ impl Ceilings {
             "f32_fma_gflops": round(self.fma),
             "matrix_gflops": self.matrix.map(round),
             "exp2_gops": self.exp.map(round),
+            "workgroup_gbs": self.workgroup.map(round),
         })
     }
 }
@@ -41,7 +44,10 @@ impl fmt::Display for Ceilings {
         if let Some(matrix) = self.matrix {
             write!(f, ", cooperative matrices {} GFLOP/s", short(matrix))?;
         }
-        self.exp.map_or(Ok(()), |exp| write!(f, ", exp2 {} G/s", short(exp)))
+        if let Some(exp) = self.exp {
+            write!(f, ", exp2 {} G/s", short(exp))?;
+        }
+        self.workgroup.map_or(Ok(()), |read| write!(f, ", workgroup memory {} GB/s", short(read)))
     }
 }
 

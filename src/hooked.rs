@@ -1,5 +1,6 @@
 //! `Hooked`: a variant with users' hooks.
 
+mod intervals;
 mod structure;
 
 use crate::error::{Error, ErrorKind, Result};

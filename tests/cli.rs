@@ -367,22 +367,27 @@ fn hooks_from_files() {
         2,
         "wrong.wgsl: score hook, line 2, column 12: Multiply of f32 and i32",
     );
-    let documents = "[0x256,1x256]";
-    let text = good(&[
-        "plan",
-        "dense-attention",
-        "--shape",
-        shape,
-        "--mask",
-        utf8(&same),
-        "--arg",
-        &format!("doc_q={documents}@queries"),
-        "--arg",
-        &format!("doc_k={documents}@keys"),
-        "--explain",
-    ]);
+    let explain = |documents: &str| {
+        good(&[
+            "plan",
+            "dense-attention",
+            "--shape",
+            shape,
+            "--mask",
+            utf8(&same),
+            "--arg",
+            &format!("doc_q={documents}@queries"),
+            "--arg",
+            &format!("doc_k={documents}@keys"),
+            "--explain",
+        ])
+    };
+    let text = explain("[0x256,1x256]");
+    assert!(text.contains("leaves every row one range of keys: bounds of the rows"), "{text}");
+    assert!(text.contains("kernels for tier T0") && text.contains("not attend/matrix: the device has no"), "{text}");
+    let text = explain("[0x128,1x128,0x128,1x128]");
     assert!(text.contains("16 empty (skipped), 0 mixed, 16 full (no mask asked), of 32"), "{text}");
-    assert!(text.contains("\n####....\n####....\n....####\n....####\n"), "{text}");
+    assert!(text.contains("\n##..##..\n..##..##\n##..##..\n..##..##\n"), "{text}");
 }
 
 #[test]

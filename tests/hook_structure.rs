@@ -90,8 +90,25 @@ fn cases() -> Vec<Case> {
             "documents",
             both("fn mask(at: At, doc_q: i32, doc_k: i32) -> bool { return doc_q == doc_k; }"),
             Box::new(move |_, q, k| doc(q) == doc(k)),
+            None,
+            0,
+        ),
+        case(
+            "documents that come back",
+            UserHook::mask("fn mask(at: At, doc_q: i32, doc_k: i32) -> bool { return doc_q == doc_k; }")
+                .and_then(|h| h.with("doc_q", (&ints(&[QUERIES], |i| (i as i32 + shift) / 90 % 3), Along::Queries)))
+                .and_then(|h| h.with("doc_k", (&ints(&[KEYS], |j| j as i32 / 90 % 3), Along::Keys))),
+            Box::new(|_, q, k| q / 90 % 3 == k / 90 % 3),
             Some(Structure::Segments),
             1,
+        ),
+        case(
+            "one segment of each batch",
+            UserHook::mask("fn mask(at: At, part: i32) -> bool { return part == 2; }")
+                .and_then(|h| h.with("part", (&by_batch, Along::Keys))),
+            Box::new(|[b, _], _, k| (k + 200 * b as i32) / 111 == 2),
+            None,
+            0,
         ),
         case(
             "causal documents",

@@ -1,5 +1,6 @@
 //! The structure of mask rules given as code: bounds of the attend stage where a rule is a window, else a block map.
 
+use super::intervals::intervals;
 use crate::error::Result;
 use crate::hook::{ArgRow, ArgValue, Hook, Row, Structure, Twin};
 use crate::kernel::Op;
@@ -8,7 +9,7 @@ use crate::kernel::key::{Point, ScalarType};
 use crate::kernel::select::BlockMap;
 use crate::plan::{PlanBuilder, Ref, Stage};
 use crate::tensor::DType;
-use crate::user_hook::Sizes;
+pub(super) use crate::user_hook::Sizes;
 
 /// Tiles of the map: the rows of a large matrix tile, and keys that every kernel's tile divides.
 const QUERIES: usize = 128;
@@ -19,6 +20,7 @@ pub(super) const LEAST_QUERIES: usize = 32;
 /// Turns the users' masks of stage `n` into bounds or a block map, where that skips work.
 pub(super) fn structure(plan: &mut PlanBuilder, n: usize, sizes: Sizes) -> Result<()> {
     windows(plan, n, sizes);
+    intervals(plan, n, sizes)?;
     let stage = plan.stages_mut()[n].clone();
     let masks: Vec<Hook> = stage.hooks.iter().filter(|h| h.point == Point::Mask).cloned().collect();
     if !masks.iter().any(Hook::is_user) {

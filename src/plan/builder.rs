@@ -195,7 +195,7 @@ impl<'a> PlanBuilder<'a> {
     }
 
     /// What the slot of a reference holds.
-    pub(super) fn plan_role(&self, of: &Ref) -> &SlotRole {
+    pub(crate) fn plan_role(&self, of: &Ref) -> &SlotRole {
         &self.plan.slot(of.slot).role
     }
 

@@ -179,6 +179,21 @@ pub(crate) fn softcap(problem: &Problem, name: &str, cap: f32) -> Result<Hook> {
     Ok(hooks::softcap(cap))
 }
 
+/// Softmax attention of q, k and v with hooks and the optional input `mask`, into `out` and, where the card has it, `lse`.
+pub(crate) fn softmax_masked(
+    problem: &Problem,
+    plan: &mut PlanBuilder,
+    op: Attend,
+    mut hooks: Vec<Hook>,
+) -> Result<()> {
+    hooks.extend(given_mask(problem, plan)?);
+    let mut io = attend_io(plan)?;
+    if problem.card().outputs.iter().any(|output| output.name == "lse") {
+        io.lse = Some(plan.output("lse")?);
+    }
+    plan.attend("attend", op, io, hooks)
+}
+
 /// The hook of the optional input `mask`.
 pub(crate) fn given_mask(problem: &Problem, plan: &PlanBuilder) -> Result<Vec<Hook>> {
     let full = problem.shape("B H Lq Lk")?;

@@ -23,7 +23,7 @@ use crate::plan::PlanBuilder;
 use crate::problem::Problem;
 use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, Variant};
-use crate::variants::common::{K, LSE, MASK, OUT, Q, V, attend_io, default_scale, given_mask, head_slopes};
+use crate::variants::common::{K, LSE, MASK, OUT, Q, V, default_scale, head_slopes, softmax_masked};
 use crate::{named, params};
 
 params! {
@@ -60,11 +60,8 @@ impl Variant for AlibiAttention {
             None => plan.constant("slopes", HostTensor::new(&[heads], head_slopes(heads))?),
         };
         let op = Attend::new(default_scale(self.scale, problem)).causal(self.causal);
-        let mut hooks = vec![hooks::alibi(slopes.insert(1).insert(1).insert(0))];
-        hooks.extend(given_mask(problem, plan)?);
-        let mut io = attend_io(plan)?;
-        io.lse = Some(plan.output("lse")?);
-        plan.attend("attend", op, io, hooks)
+        let hooks = vec![hooks::alibi(slopes.insert(1).insert(1).insert(0))];
+        softmax_masked(problem, plan, op, hooks)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

@@ -22,7 +22,7 @@ use crate::plan::PlanBuilder;
 use crate::problem::Problem;
 use crate::variant::{Card, Family, InputSpec, Named, Variant};
 use crate::variants::HeadMaskMode;
-use crate::variants::common::{K, MASK, OUT, Q, V, attend_io, default_scale, given_mask};
+use crate::variants::common::{K, MASK, OUT, Q, V, default_scale, softmax_masked};
 use crate::{named, params};
 
 params! {
@@ -56,14 +56,12 @@ impl Variant for HeadMaskAttention {
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let masked = plan.input("masked")?.insert(1).insert(1).insert(0);
-        let mut hooks = vec![match self.mode {
+        let hooks = vec![match self.mode {
             HeadMaskMode::Zero => hooks::hidden(masked),
             HeadMaskMode::Uniform => hooks::silence(masked),
         }];
-        hooks.extend(given_mask(problem, plan)?);
         let op = Attend::new(default_scale(self.scale, problem)).causal(self.causal);
-        let io = attend_io(plan)?;
-        plan.attend("attend", op, io, hooks)
+        softmax_masked(problem, plan, op, hooks)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

@@ -21,7 +21,7 @@ use crate::oracle::{Inputs, Outputs, attention, scale};
 use crate::plan::PlanBuilder;
 use crate::problem::Problem;
 use crate::variant::{Card, Family, InputSpec, Named, Variant};
-use crate::variants::common::{K, LSE, MASK, OUT, Q, V, attend_io, default_scale, given_mask};
+use crate::variants::common::{K, LSE, MASK, OUT, Q, V, default_scale, softmax_masked};
 use crate::variants::steps::scratch;
 use crate::{named, params};
 
@@ -64,12 +64,9 @@ impl Variant for PaintAttention {
         let both = vec![hooks::plus(summary.insert(1).insert(1), self.beta)];
         plan.fold("share", Fold::each().scaled(self.alpha), &local.insert(1).insert(1), &share, both)?;
         let first = if self.last_row_only { problem.size("Lq") - 1 } else { 0 };
-        let mut hooks = vec![hooks::gain(share, first)];
-        hooks.extend(given_mask(problem, plan)?);
+        let hooks = vec![hooks::gain(share, first)];
         let op = Attend::new(default_scale(self.scale, problem)).causal(self.causal);
-        let mut io = attend_io(plan)?;
-        io.lse = Some(plan.output("lse")?);
-        plan.attend("attend", op, io, hooks)
+        softmax_masked(problem, plan, op, hooks)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

@@ -19,9 +19,7 @@ use crate::oracle::{Inputs, Outputs, Row, attention, scale};
 use crate::plan::PlanBuilder;
 use crate::problem::Problem;
 use crate::variant::{Card, Family, Named, Variant};
-use crate::variants::common::{
-    BIAS, K, LSE, MASK, OUT, Q, V, attend_io, default_scale, given_bias, given_mask, softcap,
-};
+use crate::variants::common::{BIAS, K, LSE, MASK, OUT, Q, V, default_scale, given_bias, softcap, softmax_masked};
 use crate::{named, params};
 
 params! {
@@ -57,10 +55,7 @@ impl Variant for SoftcapAttention {
         let op = Attend::new(default_scale(self.scale, problem)).causal(self.causal);
         let mut hooks = vec![softcap(problem, "cap", self.cap)?];
         hooks.extend(given_bias(problem, plan)?);
-        hooks.extend(given_mask(problem, plan)?);
-        let mut io = attend_io(plan)?;
-        io.lse = Some(plan.output("lse")?);
-        plan.attend("attend", op, io, hooks)
+        softmax_masked(problem, plan, op, hooks)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

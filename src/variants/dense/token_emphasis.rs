@@ -19,7 +19,7 @@ use crate::oracle::{Inputs, Outputs, attention, scale};
 use crate::plan::PlanBuilder;
 use crate::problem::Problem;
 use crate::variant::{Card, Family, InputSpec, Named, Variant};
-use crate::variants::common::{K, MASK, OUT, Q, V, attend_io, default_scale, given_mask};
+use crate::variants::common::{K, MASK, OUT, Q, V, default_scale, softmax_masked};
 use crate::{named, params};
 
 params! {
@@ -51,11 +51,9 @@ impl Variant for TokenEmphasisAttention {
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let factor = plan.input("factor")?.broadcast(&problem.shape("B H Lq Lk")?);
-        let mut hooks = vec![hooks::log_factor(factor)];
-        hooks.extend(given_mask(problem, plan)?);
+        let hooks = vec![hooks::log_factor(factor)];
         let op = Attend::new(default_scale(self.scale, problem)).causal(self.causal);
-        let io = attend_io(plan)?;
-        plan.attend("attend", op, io, hooks)
+        softmax_masked(problem, plan, op, hooks)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {

@@ -4,7 +4,8 @@
 //! wrong.
 
 use super::context::Gpu;
-use crate::error::{Error, ErrorKind, Result};
+use super::disk;
+use crate::error::Result;
 use crate::kernel::key::Launch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,7 @@ impl Choices {
             info.driver,
             info.driver_info
         );
-        let hash =
-            header.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash = disk::checksum(header.as_bytes());
         let file = folder.map(|folder| folder.join(format!("wgpu-attention-{hash:016x}.choices")));
         let text = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
         Choices { labels: Mutex::new(parse(&text, &header)), file, header }
@@ -83,22 +83,14 @@ impl Choices {
         }
     }
 
-    /// Writes the choices if there is a folder for them: to a neighbour first, then renamed.
+    /// Writes the choices if there is a folder for them.
     pub(super) fn save(&self) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let mut text = format!("{}\n", self.header);
         for (place, label) in self.labels.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             text += &format!("{place}\t{label}\n");
         }
-        let fail = |e: std::io::Error| {
-            Error::new(ErrorKind::File, format!("{}: the choices were not written", file.display())).caused_by(e)
-        };
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).map_err(fail)?;
-        }
-        let near = file.with_extension(format!("{}.tmp", std::process::id()));
-        std::fs::write(&near, text).map_err(fail)?;
-        std::fs::rename(&near, file).map_err(fail)
+        disk::replace(file, text.as_bytes(), "the choices were")
     }
 }
 

@@ -43,23 +43,26 @@ impl DiskCache {
         Some(DiskCache { cache, notice, file, header })
     }
 
-    /// Writes the cache: to a neighbour first, then renamed, so that no reader sees half a file.
+    /// Writes the cache.
     pub(super) fn save(&self) -> Result<()> {
         let Some(data) = self.cache.get_data() else { return Ok(()) };
         let mut bytes = self.header.clone().into_bytes();
         bytes.extend_from_slice(&checksum(&data).to_le_bytes());
         bytes.extend_from_slice(&data);
-        let fail = |e: std::io::Error| {
-            Error::new(ErrorKind::File, format!("{}: the pipeline cache was not written", self.file.display()))
-                .caused_by(e)
-        };
-        if let Some(folder) = self.file.parent() {
-            std::fs::create_dir_all(folder).map_err(fail)?;
-        }
-        let near = self.file.with_extension(format!("{}.tmp", std::process::id()));
-        std::fs::write(&near, bytes).map_err(fail)?;
-        std::fs::rename(&near, &self.file).map_err(fail)
+        replace(&self.file, &bytes, "the pipeline cache was")
     }
+}
+
+/// Writes a file to a neighbour first, then renames it, so that no reader sees half a file.
+pub(super) fn replace(file: &Path, bytes: &[u8], what: &str) -> Result<()> {
+    let fail =
+        |e: std::io::Error| Error::new(ErrorKind::File, format!("{}: {what} not written", file.display())).caused_by(e);
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(fail)?;
+    }
+    let near = file.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&near, bytes).map_err(fail)?;
+    std::fs::rename(&near, file).map_err(fail)
 }
 
 fn unwrap<'a>(bytes: &'a [u8], header: &str) -> Option<&'a [u8]> {
@@ -69,7 +72,7 @@ fn unwrap<'a>(bytes: &'a [u8], header: &str) -> Option<&'a [u8]> {
 }
 
 /// FNV-1a: finds damage, not malice.
-fn checksum(data: &[u8]) -> u64 {
+pub(super) fn checksum(data: &[u8]) -> u64 {
     data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 

@@ -5,9 +5,10 @@
 // scores leave the matrices through workgroup memory, weights return the same way as f16.
 // A step computes the scores of the next keys beside the weights of its own, so that matrices and softmax overlap. One barrier a step.
 // The row rescale of the accumulator has no element-wise form on matrices. Rows keep an old maximum until the new one is larger by GROWTH
-// (in powers of two); then the workgroup ends its epoch: accumulators are added to `out`, rescaled, and start at zero again. That happens
+// (in powers of two); then the subgroup ends its epoch: accumulators are added to `out`, rescaled, and start at zero again. That happens
 // a few times a tile, and code for it inside the step would take the registers that the step needs.
-// With attend/rows, attend/finish, attend/matrix_rows, attend/matrix_stage, attend/matrix_N and one of attend/keys_*.
+// With attend/rows, attend/finish, attend/matrix_rows, attend/matrix_stage, attend/matrix_N and one each of attend/matrix_bounds*,
+// attend/matrix_epoch_* and attend/keys_*.
 
 const LANES: u32 = ROW_TILES * N * SHARE;
 const ROWS: u32 = ROW_TILES * N;       // rows of a subgroup
@@ -31,13 +32,11 @@ const V_PARTS: u32 = TILE_K * VALUE_TILES * N4;
 const K_EACH: u32 = (K_PARTS + WORKGROUP - 1u) / WORKGROUP;
 const V_EACH: u32 = (V_PARTS + WORKGROUP - 1u) / WORKGROUP;
 
+// 24 KiB at most for 64 channels and 128 rows: seen was that two workgroups share a processor up to there, and one runs alone above.
 var<workgroup> k_tile: array<vec4<f16>, 2u * TILE_K * K_STRIDE>;
 var<workgroup> v_tile: array<vec4<f16>, 2u * TILE_K * V_STRIDE>;
 var<workgroup> s_tile: array<vec4<f32>, TILE_Q * S_STRIDE>;
 var<workgroup> p_tile: array<vec4<f16>, TILE_Q * P_STRIDE>;
-var<workgroup> bounds_of_subgroup: array<vec4<i32>, SUBGROUPS>;   // min lo, max hi, max lo, min hi
-var<workgroup> tile_bounds: array<vec4<i32>, 1>;
-var<workgroup> grown: array<u32, 3>;   // by step: a row's maximum grew too far
 
 fn kernel(group: u32, lane: u32) {
     let t = tile_of(group);
@@ -47,7 +46,7 @@ fn kernel(group: u32, lane: u32) {
     let at = row_at(t, local);
     let mine = bounds_of(t, at);
     let query = position(t, at.row);
-    let bounds = bounds_of_tile(lane, mine);
+    let bounds = bounds_of_tile(t, lane, mine);
     let slots = keys_count(t, bounds);
 
     // Q, one depth tile at a time through the rows of p_tile.
@@ -70,7 +69,9 @@ fn kernel(group: u32, lane: u32) {
 
     var first = advance(t, bounds, 0u, slots);           // slot of this step's keys
     var next = advance(t, bounds, first + TILE_K, slots);
-    var ks = array<vec4<f16>, K_EACH>();                 // operands of the next step on their way
+    // Operands on their way: K of the next step and V of this one. They pass from one turn of the loop to the next, where the loads cannot
+    // be moved down to their use.
+    var ks = array<vec4<f16>, K_EACH>();
     var vs = array<vec4<f16>, V_EACH>();
     var k_at = array<u32, K_EACH>();
     var v_at = array<u32, V_EACH>();
@@ -83,15 +84,13 @@ fn kernel(group: u32, lane: u32) {
     if (first < slots) {
         for (var n = 0u; n < K_EACH; n++) { // unroll
             k_store(0u, lane + n * WORKGROUP, k_part(t, bounds, first, lane + n * WORKGROUP, k_at[n]));
-            k_store(1u, lane + n * WORKGROUP, k_part(t, bounds, next, lane + n * WORKGROUP, k_at[n]));
+            ks[n] = k_part(t, bounds, next, lane + n * WORKGROUP, k_at[n]);
         }
         for (var n = 0u; n < V_EACH; n++) { // unroll
-            v_store(0u, lane + n * WORKGROUP, v_part(t, bounds, first, lane + n * WORKGROUP, v_at[n]));
+            vs[n] = v_part(t, bounds, first, lane + n * WORKGROUP, v_at[n]);
         }
     }
-    if (lane < 3u) {
-        grown[lane] = 0u;
-    }
+    growth_start(lane);
     workgroupBarrier();
     for (var m = 0u; m < ROW_TILES; m++) { // unroll
         var s = MatC();
@@ -116,17 +115,31 @@ fn kernel(group: u32, lane: u32) {
     var step = 0u;
     var turn = 0u;
     var epoch = 0u;
+    var ends = false;
     let base = args.out_offset + t.split * args.out_s0 + t.batch * args.out_s1 + at.head * args.out_s2 + at.row * args.out_s3;
 
-    var ends = false;
     loop {
+        // A tile without keys. Checked here: with two ways to leave the loop of steps by their number, a driver made eight copies of it.
+        if (first >= slots) {
+            finish_without_keys(t, at, base, column, lane);
+            break;
+        }
         var acc = array<MatC, ROW_TILES * VALUE_TILES>(); // split
         loop {
-            if (first >= slots) {
-                break;
+            for (var n = 0u; n < K_EACH; n++) { // unroll
+                k_store((step + 1u) & 1u, lane + n * WORKGROUP, ks[n]);
             }
-            // Read here and used below, so that the products hide the wait.
-            let flag = grown[turn];
+            for (var n = 0u; n < V_EACH; n++) { // unroll
+                v_store(step & 1u, lane + n * WORKGROUP, vs[n]);
+            }
+            workgroupBarrier();
+            if (TOGETHER) {
+                // The step then begins again; what it staged is the same.
+                ends = growth_told(turn) & !ends;
+                if (ends) {
+                    break;
+                }
+            }
             let after = advance(t, bounds, next + TILE_K, slots);
             for (var n = 0u; n < K_EACH; n++) { // unroll
                 ks[n] = k_part(t, bounds, after, lane + n * WORKGROUP, k_at[n]);
@@ -134,7 +147,6 @@ fn kernel(group: u32, lane: u32) {
             for (var n = 0u; n < V_EACH; n++) { // unroll
                 vs[n] = v_part(t, bounds, next, lane + n * WORKGROUP, v_at[n]);
             }
-
             let k_base = ((step + 1u) & 1u) * TILE_K * K_STRIDE;
             var s = array<MatC, ROW_TILES>(); // split
             for (var c = 0u; c < DEPTH_TILES; c++) { // unroll
@@ -142,11 +154,6 @@ fn kernel(group: u32, lane: u32) {
                 for (var m = 0u; m < ROW_TILES; m++) { // unroll
                     s[m] = coopMultiplyAdd(q[m * DEPTH_TILES + c], k, s[m]);
                 }
-            }
-            // An epoch ends before the weights of the step that it ends at; the step then begins again.
-            ends = SOFTMAX & (flag != 0u) & !ends;
-            if (ends) {
-                break;
             }
             for (var n = 0u; n < OWN4; n++) { // unroll
                 let p = weights(x[n], top);
@@ -172,7 +179,6 @@ fn kernel(group: u32, lane: u32) {
             first = next;
             next = after;
             step += 1u;
-            ends = false;
             if (first >= slots) {
                 break;
             }
@@ -184,29 +190,26 @@ fn kernel(group: u32, lane: u32) {
                     x[n] = masked(t, at, query, mine, bounds, first, first + (column + n) * 4u, x[n]);
                 }
             }
-            // Three flags in turn, so that none is cleared while a slow subgroup may read it.
-            turn = select(turn + 1u, 0u, turn == 2u);
             if (SOFTMAX) {
                 old = top;
                 let high = highest(x);
                 // A row that saw nothing yet has nothing to rescale.
                 let grows = high > top + GROWTH;
                 top = select(top, high, grows);
-                if (grows & (old > SEEN)) {
-                    grown[turn] = 1u;
+                let rescales = grows & (old > SEEN);
+                if (TOGETHER) {
+                    turn = select(turn + 1u, 0u, turn == 2u);
+                    if (rescales) {
+                        growth_tell(turn);
+                    }
+                    growth_clear(lane, select(turn + 1u, 0u, turn == 2u));
+                    ends = false;
+                } else {
+                    if (subgroupAny(rescales)) {
+                        break;
+                    }
                 }
             }
-            // K of the step after and V of this one.
-            for (var n = 0u; n < K_EACH; n++) { // unroll
-                k_store((step + 1u) & 1u, lane + n * WORKGROUP, ks[n]);
-            }
-            for (var n = 0u; n < V_EACH; n++) { // unroll
-                v_store(step & 1u, lane + n * WORKGROUP, vs[n]);
-            }
-            if (lane == 0u) {
-                grown[select(turn + 1u, 0u, turn == 2u)] = 0u;
-            }
-            workgroupBarrier();
         }
 
         // The end of an epoch, or of the tile.

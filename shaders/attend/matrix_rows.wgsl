@@ -1,28 +1,6 @@
 // Scores and weights of rows for attend/matrix, four keys at a time. Scores are held in powers of two, or raw where FUSED: the factor then
 // joins the exponent.
 
-// The keys that any and that every row of the tile sees.
-fn bounds_of_tile(lane: u32, mine: vec2<i32>) -> vec4<i32> {
-    // Rows past the end (lo beyond any key) do not count.
-    let here = mine.x < 0x3fffffff;
-    let least = vec2<i32>(mine.x, select(0x3fffffff, mine.y, here));
-    let most = vec2<i32>(mine.y, select(0, mine.x, here));
-    let part = vec4<i32>(subgroupMin(least.x), subgroupMax(most.x), subgroupMax(most.y), subgroupMin(least.y));
-    if (lane % LANES == 0u) {
-        bounds_of_subgroup[lane / LANES] = part;
-    }
-    workgroupBarrier();
-    if (lane == 0u) {
-        var b = part;
-        for (var n = 1u; n < SUBGROUPS; n++) { // unroll
-            let other = bounds_of_subgroup[n];
-            b = vec4<i32>(min(b.x, other.x), max(b.y, other.y), max(b.z, other.z), min(b.w, other.w));
-        }
-        tile_bounds[0] = b;
-    }
-    return workgroupUniformLoad(&tile_bounds[0]);
-}
-
 // Whether every row of the tile sees every key of a step.
 fn whole(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     let j = keys_at(t, bounds, first);
@@ -82,4 +60,16 @@ fn weights(x: vec4<f32>, top: f32) -> vec4<f32> {
         return x;
     }
     return exp2(select(x, x * args.exponent, vec4<bool>(FUSED)) - top);
+}
+
+// The outputs of rows that see no key.
+fn finish_without_keys(t: Tile, at: RowAt, base: u32, column: u32, lane: u32) {
+    finish_row(t, at, MASKED, 0.0, lane % SHARE == 0u);
+    if (at.valid) {
+        for (var c = 0u; c < VALUE_TILES; c++) {
+            for (var n = 0u; n < OWN4; n++) {
+                out_store4(base, c * N + (column + n) * 4u, args.width, vec4<f32>());
+            }
+        }
+    }
 }

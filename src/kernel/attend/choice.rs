@@ -159,13 +159,19 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Result<Vec<Choice>,
     if !lanes.is_multiple_of(side) || lanes / share < side || lanes / share / side > 4 {
         return Err("subgroups do not hold whole rows of matrices");
     }
+    // There a barrier of a subgroup waits for the whole workgroup, so its subgroups have to meet as many.
+    let together = caps.class == DeviceClass::Software;
+    let listed = io.has_table("row_start") || io.has_table("row_end");
     let other = if invocations == 256 { 128 } else { 256 };
     let tiles =
         [(invocations, why), (other, "the other number of subgroups")].into_iter().filter_map(|(invocations, why)| {
             let subgroups = invocations / lanes;
             let tile = invocations / share;
             let staged = 2 * side * ((depth * side + 8) + (width * side + 8)) * 2;
-            let bytes = staged + tile * (side + 4) * (4 + 2) + subgroups * 16 + 16;
+            let bytes = staged
+                + tile * (side + 4) * (4 + 2)
+                + if listed { subgroups * 16 } else { 0 }
+                + if together { 16 } else { 0 };
             let fits = bytes <= caps.max_workgroup_memory as usize && invocations <= caps.max_invocations as usize;
             (fits && subgroups > 0).then(|| Choice {
                 tier: Tier::T2,
@@ -184,6 +190,8 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Result<Vec<Choice>,
                     if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" },
                     "attend/matrix_stage",
                     "attend/matrix_rows",
+                    if together { "attend/matrix_epoch_together" } else { "attend/matrix_epoch_alone" },
+                    if listed { "attend/matrix_bounds_listed" } else { "attend/matrix_bounds" },
                 ],
                 why,
             })

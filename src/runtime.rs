@@ -4,6 +4,7 @@ use crate::caps::{Caps, Target};
 use crate::cpu::CpuEngine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{GpuEngine, GpuOptions, GpuPlan, Timing, Tuned};
+use crate::kernel::attend::{Visits, of_kernel, of_twin, tile_of};
 use crate::plan::{Plan, PlanBuilder};
 use crate::problem::{Problem, Spec};
 use crate::state::State;
@@ -234,6 +235,22 @@ impl Runtime {
         match (&self.engine, &prepared.gpu) {
             (Engine::Gpu(engine), Some(gpu)) => engine.time(&prepared.plan, gpu, sets, repeat).await,
             _ => Err(self.foreign(prepared)),
+        }
+    }
+
+    /// The tiles of queries and keys that the attention of this engine visits in a call, each with the number of its stage. Bounds, lists and
+    /// masks are read from `inputs`, which lie on the host. `None` where a stage reads what an earlier one computes (but for key ranges of
+    /// packed rows and block maps), and where the kernel has no loop of tiles (a decode step, keys listed for every row).
+    ///
+    /// # Errors
+    /// As [`run`](Runtime::run), of masks.
+    pub fn visits(&self, plan: &Plan, inputs: &Inputs) -> Result<Vec<(usize, Option<Visits>)>> {
+        match &self.engine {
+            Engine::Cpu(_) => crate::cpu::count(plan, inputs, &|_, op, io| of_twin(op, io).map(Some)),
+            Engine::Gpu(engine) => crate::cpu::count(plan, inputs, &|n, op, io| match tile_of(&engine.key(plan, n)?) {
+                Some(tile) => of_kernel(op, io, tile),
+                None => Ok(None),
+            }),
         }
     }
 

@@ -5,6 +5,7 @@ mod ceilings;
 mod check;
 mod compare;
 mod data;
+mod documents;
 mod measure;
 mod plot;
 mod report;
@@ -189,7 +190,8 @@ fn measure_all(
         }
         progress.show(&workload.id);
         let line = match measure::measure(target, workload) {
-            Ok(row) => {
+            Ok(mut row) => {
+                row.over_ideal = over_ideal(&rows, &row);
                 if !row.checked.passed() {
                     outcome = Outcome::Failed;
                 }
@@ -225,6 +227,12 @@ fn refusal(error: &Error) -> bool {
         error.kind(),
         ErrorKind::Limit | ErrorKind::OutOfMemory | ErrorKind::Unsupported | ErrorKind::UnknownVariant
     )
+}
+
+/// The time of a row over that of its ideal, where that was measured before it.
+fn over_ideal(rows: &[Row], row: &Row) -> Option<f64> {
+    let ideal = rows.iter().find(|r| Some(r.workload.id.as_str()) == row.workload.ideal)?;
+    Some(row.timed.as_ref()?.median() / ideal.timed.as_ref()?.median())
 }
 
 /// Ratios over our own dense kernel, with its speed beside them: a slow dense kernel flatters.

@@ -115,7 +115,7 @@ impl<'a, 's> Worker<'a, 's> {
         }
         at.1 = skip;
         let few = block.count <= FEW;
-        let most = self.tile_keys(few);
+        let most = setup.tile_keys(few);
         let stride = self.kernels.padded(most);
         self.scores.reserve(if few { FEW } else { self.kernels.rows[0] } * stride);
         let mut left = end - first;
@@ -132,13 +132,6 @@ impl<'a, 's> Worker<'a, 's> {
             std::mem::swap(&mut tile, &mut next);
         }
         self.tiles = [tile, next];
-    }
-
-    /// Keys of a tile: packed, K and V take 128 KiB of the second cache; streamed, 32 KiB.
-    fn tile_keys(&self, few: bool) -> usize {
-        let width = (self.setup.depth + self.setup.width).max(1);
-        let size = if few { 8 << 10 } else { 32 << 10 };
-        (size / width).clamp(64, 256) / 64 * 64
     }
 
     /// The rows of q times the scale, zeros after them.

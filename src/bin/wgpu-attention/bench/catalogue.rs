@@ -136,7 +136,15 @@ impl List {
         };
         // Counted with chunks of 64, whatever the kernel does; a step has no chunk.
         let token = (4 * d * d + 64.min(l) * 2 * d) as f64;
-        let job = Job { variant, params, inputs, flops: (b * h * l) as f64 * token, touched: None, cut: Cut::Heads, documents: None };
+        let job = Job {
+            variant,
+            params,
+            inputs,
+            flops: (b * h * l) as f64 * token,
+            touched: None,
+            cut: Cut::Heads,
+            documents: None,
+        };
         let name = variant.trim_end_matches("-attention");
         self.push(id, group, format!("{b},{h},{h},{l},{d} {} {name}", word(half)), job);
         Ok(())

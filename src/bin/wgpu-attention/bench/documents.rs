@@ -1,7 +1,7 @@
 //! Sixteen documents in one sequence: as a mask given as code, packed (the ideal: no mask at all), and dense.
 
 use super::workload::{Cut, Group, Input, Job, Workload, set};
-use wgpu_attention::{Along, HostTensor, Hooked, Result, UserHook, Variant};
+use wgpu_attention::{Along, Hooked, HostTensor, Result, UserHook, Variant};
 
 const COUNT: usize = 16;
 

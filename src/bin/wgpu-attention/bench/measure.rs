@@ -88,7 +88,16 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
     } else {
         None
     };
-    Ok(Row { workload: workload.clone(), kernel, matrix, bytes: bytes as f64, checked, visits, over_ideal: None, timed })
+    Ok(Row {
+        workload: workload.clone(),
+        kernel,
+        matrix,
+        bytes: bytes as f64,
+        checked,
+        visits,
+        over_ideal: None,
+        timed,
+    })
 }
 
 /// Refuses what the device can not bind before gigabytes of random numbers are made for it.

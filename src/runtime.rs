@@ -161,6 +161,10 @@ impl Runtime {
     /// # Errors
     /// As [`Problem::new`] and the variant's own checks.
     pub fn plan(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<Plan> {
+        self.planned(variant, inputs).map(|(plan, _)| plan)
+    }
+
+    fn planned(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<(Plan, Problem)> {
         let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
         let problem = Problem::new(variant, specs)?;
         let mut plan = self.plan_for(variant, &problem)?;
@@ -171,7 +175,7 @@ impl Runtime {
         }
         // Values are checked as early as they are known.
         plan.layouts(inputs)?;
-        Ok(plan)
+        Ok((plan, problem))
     }
 
     /// The plan of a variant for these sizes, row-major, as this runtime would run it.
@@ -345,9 +349,8 @@ impl Runtime {
     pub async fn step(&self, variant: &dyn Variant, state: &mut State, inputs: &Inputs) -> Result<Outputs> {
         let inputs = state.feed(variant, inputs)?;
         let here = variant.after(state.position());
-        let plan = self.plan(here.as_deref().unwrap_or(variant), &inputs)?;
-        let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
-        let tokens = Problem::new(variant, specs)?.size(crate::state::tokens(variant.card()));
+        let (plan, problem) = self.planned(here.as_deref().unwrap_or(variant), &inputs)?;
+        let tokens = problem.size(crate::state::tokens(variant.card()));
         let outputs = self.run(&self.prepare(plan).await?, &inputs)?;
         state.advance(variant, &outputs, tokens)?;
         Ok(outputs)

@@ -70,7 +70,8 @@ fn known(plan: &Plan, inputs: &Inputs, layouts: &[Layout]) -> Result<Vec<Option<
         }
         let io = plan.io(n, layouts);
         let Some(TwinIo { reads, tables, .. }) = reads(plan, n, &memory, &io) else { continue };
-        let written = |name: &str| stage.op.kernel().roles().iter().any(|r| r.name == name && r.access == Access::Write);
+        let written =
+            |name: &str| stage.op.kernel().roles().iter().any(|r| r.name == name && r.access == Access::Write);
         let slots: Vec<(&'static str, &Ref)> =
             stage.bindings.iter().filter(|(name, _)| written(name)).map(|(name, r)| (*name, r)).collect();
         let zeros = |r: &Ref| HostData::zeros(plan.slot(r.slot).dtype, plan.slot(r.slot).layout.len());

@@ -1,10 +1,10 @@
 //! Which tiles of queries and keys the kernels visit: counted from the bounds and lists that they read, by the arithmetic of their loops.
 
 use super::super::{Attend, Keys};
+use super::Cut;
 use super::keys::Span;
 use super::setup::Setup;
 use super::worker::FEW;
-use super::Cut;
 use crate::error::Result;
 use crate::kernel::TwinIo;
 use crate::kernel::key::{Const, KernelKey};

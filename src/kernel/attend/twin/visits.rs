@@ -131,3 +131,22 @@ fn listed(setup: &Setup, [batch, head, block]: [usize; 3], tile_keys: usize, lo:
     };
     (0..count * size).step_by(tile_keys).filter(|&slot| seen(slot)).count() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    /// `tile_of` repeats what the entries say of their tiles.
+    #[test]
+    fn tiles_are_those_of_the_entries() {
+        let tile = include_str!("../../../../shaders/attend/tile.wgsl");
+        let matrix = include_str!("../../../../shaders/attend/matrix.wgsl");
+        for (text, line) in [
+            (tile, "const TILE_Q: u32 = 8u * ROWS_EACH;"),
+            (tile, "const TILE_K: u32 = 64u;"),
+            (matrix, "const ROWS: u32 = ROW_TILES * N;"),
+            (matrix, "const TILE_Q: u32 = ROWS * SUBGROUPS;"),
+            (matrix, "const TILE_K: u32 = N;"),
+        ] {
+            assert!(text.contains(line), "{line} is no more: `tile_of` must follow");
+        }
+    }
+}

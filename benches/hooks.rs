@@ -1,18 +1,17 @@
-//! Hooks in WGSL against the same rules built in, and the tiles that a document mask given as code leaves.
+//! Hooks in WGSL against the same rules built in. What a document mask given as code skips is in the rows M1 to M4 of `wgpu-attention bench`.
 //!
 //! `cargo bench --bench hooks [ADAPTER]`: the CPU engine, and the adapter whose name has the word.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wgpu_attention::cpu::CpuEngine;
 use wgpu_attention::gpu::GpuOptions;
 use wgpu_attention::hook::{ArgRow, Hook, Parameter, Row, Twin};
 use wgpu_attention::hooks::{Axis, neighborhood, sigmoid, softcap};
 use wgpu_attention::kernel::key::Point;
 use wgpu_attention::shader::user::Code;
-use wgpu_attention::variants::dense::{DenseAttention, VarlenAttention};
-use wgpu_attention::{Along, Hooked, HostTensor, Inputs, Result, Runtime, UserHook, Variant};
+use wgpu_attention::variants::dense::DenseAttention;
+use wgpu_attention::{Hooked, HostTensor, Inputs, Result, Runtime, UserHook, Variant};
 
 /// The times of some runs, ascending.
 fn times(runs: usize, mut run: impl FnMut()) -> Vec<Duration> {
@@ -36,7 +35,6 @@ fn main() -> Result<()> {
     }
     for runtime in &runtimes {
         whole(runtime)?;
-        documents(runtime)?;
     }
     Ok(())
 }
@@ -122,68 +120,5 @@ fn whole(runtime: &Runtime) -> Result<()> {
         coded - plain,
         (coded - plain) / (built - plain)
     );
-    Ok(())
-}
-
-/// Sixteen documents: as code, packed (the ideal: no mask at all), and dense.
-fn documents(runtime: &Runtime) -> Result<()> {
-    const LENGTH: usize = 4096;
-    let software = runtime.describe().contains("GPU");
-    let heads = if software { 2 } else { 8 };
-    // The first is long, the others end wherever they do; and sixteen equal ones.
-    let uneven: Vec<usize> = (0..=16).map(|n| if n == 0 { 0 } else { 500 + (n - 1) * (LENGTH - 500) / 15 }).collect();
-    let even: Vec<usize> = (0..=16).map(|n| n * LENGTH / 16).collect();
-    let shape = [1, heads, LENGTH, 64];
-    let (q, k, v) = (wave(&shape, 0.11), wave(&shape, 0.23), wave(&shape, 0.37));
-    let dense_inputs = Inputs::new().with("q", &q).with("k", &k).with("v", &v);
-    let inputs = &dense_inputs;
-    let dense = time(runtime, &DenseAttention::default(), inputs)?;
-    for (name, starts) in [("16 equal documents", even), ("16 uneven documents", uneven)] {
-        let of: Vec<i32> = (0..LENGTH).map(|n| starts.iter().skip(1).filter(|&&s| s <= n).count() as i32).collect();
-        let table = HostTensor::new(&[LENGTH], of)?;
-        let text = "fn mask(at: At, doc_q: i32, doc_k: i32) -> bool { return doc_q == doc_k; }";
-        let known =
-            UserHook::mask(text)?.with("doc_q", (&table, Along::Queries))?.with("doc_k", (&table, Along::Keys))?;
-        let known = Hooked::new(DenseAttention::default()).hook(known);
-        // Documents that change from call to call: their block map is made at every call.
-        let given =
-            UserHook::mask(text)?.with("doc_q", ("doc", Along::Queries))?.with("doc_k", ("doc", Along::Keys))?;
-        let coded = Hooked::new(DenseAttention::default()).hook(given);
-        let inputs = inputs.clone().with("doc", &table);
-        let maps = CpuEngine.block_maps(&runtime.plan(&coded, &inputs)?, &inputs)?;
-        let states = maps.into_iter().find_map(|(_, map)| map).map(|m| m.to_i32()).unwrap_or_default();
-        let visited = states.iter().filter(|s| **s != 0).count();
-
-        let rows = |x: &HostTensor| HostTensor::new(&shape[1..], x.data().clone());
-        let cu = HostTensor::new(&[17], starts.iter().map(|&s| s as i32).collect::<Vec<_>>())?;
-        let packed = [rows(&q)?, rows(&k)?, rows(&v)?];
-        let packed = Inputs::new()
-            .with("q", &packed[0])
-            .with("k", &packed[1])
-            .with("v", &packed[2])
-            .with("cu_q", &cu)
-            .with("cu_k", &cu);
-        let ideal = time(runtime, &VarlenAttention::default(), &packed)?;
-        let masked = time(runtime, &coded, &inputs)?;
-        let bounds = time(runtime, &known, &dense_inputs)?;
-        let every = time(runtime, &coded.without_structure(), &inputs)?;
-        let pairs: usize = starts.windows(2).map(|w| (w[1] - w[0]).pow(2)).sum();
-        println!(
-            "{runtime}: {name}, {heads} heads x {LENGTH} x 64: tiles {visited} of {} dense ({:.1}x fewer; pairs {:.1}x fewer)",
-            states.len(),
-            states.len() as f64 / visited.max(1) as f64,
-            (LENGTH * LENGTH) as f64 / pairs as f64,
-        );
-        // A tile that one allowed pair touches is visited whole: no skip by tiles does less.
-        let whole = (visited * LENGTH * LENGTH) as f64 / (states.len().max(1) * pairs) as f64;
-        println!("    the tiles visited hold {whole:.2} times the allowed pairs");
-        println!("    as code, known with the plan {bounds:.2} ms ({:.2} times the packed call)", bounds / ideal);
-        println!(
-            "    as code, given at the call {masked:.2} ms, packed {ideal:.2} ms ({:.2} times; {:.2} for each pair visited), dense without a mask {dense:.2} ms, every pair asked {every:.2} ms",
-            masked / ideal,
-            masked / (ideal * whole)
-        );
-    }
-    println!();
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::caps::{Caps, Target};
 use crate::cpu::CpuEngine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{GpuEngine, GpuOptions, GpuPlan, Timing, Tuned};
+use crate::kernel::attend::{Visits, of_kernel, of_twin, tile_of};
 use crate::plan::{Plan, PlanBuilder};
 use crate::problem::{Problem, Spec};
 use crate::state::State;
@@ -160,6 +161,10 @@ impl Runtime {
     /// # Errors
     /// As [`Problem::new`] and the variant's own checks.
     pub fn plan(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<Plan> {
+        self.planned(variant, inputs).map(|(plan, _)| plan)
+    }
+
+    fn planned(&self, variant: &dyn Variant, inputs: &Inputs) -> Result<(Plan, Problem)> {
         let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
         let problem = Problem::new(variant, specs)?;
         let mut plan = self.plan_for(variant, &problem)?;
@@ -170,7 +175,7 @@ impl Runtime {
         }
         // Values are checked as early as they are known.
         plan.layouts(inputs)?;
-        Ok(plan)
+        Ok((plan, problem))
     }
 
     /// The plan of a variant for these sizes, row-major, as this runtime would run it.
@@ -234,6 +239,22 @@ impl Runtime {
         match (&self.engine, &prepared.gpu) {
             (Engine::Gpu(engine), Some(gpu)) => engine.time(&prepared.plan, gpu, sets, repeat).await,
             _ => Err(self.foreign(prepared)),
+        }
+    }
+
+    /// The tiles of queries and keys that the attention of this engine visits in a call, each with the number of its stage. Bounds, lists and
+    /// masks are read from `inputs`, which lie on the host. `None` where a stage reads what an earlier one computes (but for key ranges of
+    /// packed rows and block maps), and where the kernel has no loop of tiles (a decode step, keys listed for every row).
+    ///
+    /// # Errors
+    /// As [`run`](Runtime::run), of masks.
+    pub fn visits(&self, plan: &Plan, inputs: &Inputs) -> Result<Vec<(usize, Option<Visits>)>> {
+        match &self.engine {
+            Engine::Cpu(_) => crate::cpu::count(plan, inputs, &|_, op, io| of_twin(op, io).map(Some)),
+            Engine::Gpu(engine) => crate::cpu::count(plan, inputs, &|n, op, io| match tile_of(&engine.key(plan, n)?) {
+                Some(tile) => of_kernel(op, io, tile),
+                None => Ok(None),
+            }),
         }
     }
 
@@ -328,9 +349,8 @@ impl Runtime {
     pub async fn step(&self, variant: &dyn Variant, state: &mut State, inputs: &Inputs) -> Result<Outputs> {
         let inputs = state.feed(variant, inputs)?;
         let here = variant.after(state.position());
-        let plan = self.plan(here.as_deref().unwrap_or(variant), &inputs)?;
-        let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
-        let tokens = Problem::new(variant, specs)?.size(crate::state::tokens(variant.card()));
+        let (plan, problem) = self.planned(here.as_deref().unwrap_or(variant), &inputs)?;
+        let tokens = problem.size(crate::state::tokens(variant.card()));
         let outputs = self.run(&self.prepare(plan).await?, &inputs)?;
         state.advance(variant, &outputs, tokens)?;
         Ok(outputs)

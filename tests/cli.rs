@@ -282,7 +282,22 @@ fn bench_measures_what_it_checked() {
 #[test]
 fn bench_knows_its_workloads() {
     let stdout = good(&["bench", "--list"]);
-    for id in ["P1 ", "P10 ", "X1 ", "G4 ", "S1@0.05 ", "S2 ", "N4 ", "L1-retention ", "L4 ", "C7 ", "V1-full "] {
+    for id in [
+        "P1 ",
+        "P10 ",
+        "X1 ",
+        "G4 ",
+        "S1@0.05 ",
+        "S2 ",
+        "N4 ",
+        "L1-retention ",
+        "L4 ",
+        "M1-documents ",
+        "M2@packed ",
+        "M4-documents-call ",
+        "C7 ",
+        "V1-full ",
+    ] {
         assert!(stdout.contains(&format!("\n{id}")) || stdout.starts_with(id), "{id} is not in: {stdout}");
     }
     // The figures of the protocol: P1 is 1099.5 GFLOP, P5 is 2199, N4 is 91.4.
@@ -303,6 +318,36 @@ fn bench_draws_a_plot() {
     let svg = std::fs::read_to_string(&file).expect("a drawing");
     assert!(svg.contains("<svg") && svg.contains("streaming"), "{svg}");
     fails(&["bench", "--plot", utf8(&file), "12,many"], 2, "is not a length");
+}
+
+#[test]
+fn bench_fits_an_exponent() {
+    let log = folder("exponent").join("rows.jsonl");
+    let stdout = good(&["bench", "--exponent", "--engine", "cpu", "--seconds", "0.1", "--json", utf8(&log)]);
+    assert!(stdout.contains("the time of linear attention grows as L^"), "{stdout}");
+    assert!(stdout.contains("crossover: "), "{stdout}");
+    let text = std::fs::read_to_string(&log).expect("rows");
+    let last: Value = serde_json::from_str(text.lines().last().expect("a row")).expect("JSON");
+    assert_eq!(last["workload"], "L-exponent", "{last}");
+    assert!(last["exponent"].as_f64().is_some_and(|e| (0.5..1.5).contains(&e)), "{last}");
+    assert_eq!(last["lengths"].as_array().map(Vec::len), Some(6), "{last}");
+    fails(&["bench", "--exponent", "C1"], 2, "cannot be used with");
+}
+
+#[test]
+fn bench_counts_the_tiles_of_documents() {
+    let log = folder("documents").join("rows.jsonl");
+    let rows = ["bench", "M3@packed", "M3-documents", "M3-documents-call", "--engine", "cpu", "--seconds", "0.2"];
+    good(&[&rows[..], &["--json", utf8(&log)]].concat());
+    let text = std::fs::read_to_string(&log).expect("rows");
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(rows.len(), 3, "{text}");
+    for row in &rows {
+        assert_eq!(row["checked"]["passed"], true, "{row}");
+        let tiles = |name: &str| row[name].as_u64().expect(name);
+        assert!(tiles("tiles_dense") >= 8 * tiles("tiles_visited"), "{row}");
+        assert_eq!(row["over_ideal"].is_number(), row["workload"] != "M3@packed", "{row}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use wgpu_attention::case::Case;
 use wgpu_attention::hook::{ArgRow, ArgValue, Hook, Parameter, Row, Twin};
+use wgpu_attention::kernel::diagnose::Fold;
 use wgpu_attention::kernel::key::{Point, ScalarType};
 use wgpu_attention::kernel::transform::{Feature, Map};
 use wgpu_attention::plan::PlanBuilder;
@@ -443,5 +444,44 @@ fn a_weight_hook_takes_the_place_of_the_variants_own() {
     assert!(want.to_f64().iter().any(|x| *x > 0.0));
     for (name, got) in &results[1..] {
         common::assert_close(name, want, got.get("mass").expect("mass"), Budget::F32);
+    }
+}
+
+/// out = tanh x, by the shared hook.
+#[derive(Debug)]
+struct Bounded;
+
+impl Variant for Bounded {
+    fn card(&self) -> &'static Card {
+        Identity.card()
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, Value)> {
+        Vec::new()
+    }
+
+    fn plan(&self, _: &Problem, plan: &mut PlanBuilder) -> Result<()> {
+        let (x, out) = (plan.input("x")?, plan.output("out")?);
+        plan.fold("bound", Fold::each(), &x, &out, vec![hooks::hyperbolic()])
+    }
+
+    fn oracle(&self, _: &oracle::Inputs) -> oracle::Outputs {
+        Vec::new()
+    }
+}
+
+#[test]
+fn tanh_keeps_its_relative_accuracy_near_zero() {
+    let tenths = (-300..20).map(|n| 10.0_f32.powf(n as f32 / 10.0));
+    let near = (1..=500).map(|n| n as f32 * 2.5e-3);
+    let numbers: Vec<f32> = tenths.chain(near).flat_map(|x| [x, -x]).chain([0.0]).collect();
+    let x = HostTensor::new(&[1, 1, 1, numbers.len()], numbers.clone()).expect("a tensor");
+    for (name, runtime) in engines() {
+        let out = runtime.call_blocking(&Bounded, &Inputs::new().with("x", &x)).expect(name);
+        for (x, got) in numbers.iter().zip(out.get("out").expect("out").to_f64()) {
+            let want = f64::from(*x).tanh();
+            let error = (got - want).abs() / want.abs().max(f64::MIN_POSITIVE);
+            assert!(error < 4e-7, "{name}: tanh {x} is {want}, not {got}: off by {error:.1e}");
+        }
     }
 }

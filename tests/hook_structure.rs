@@ -275,3 +275,31 @@ fn a_declared_structure_is_taken_and_maps_are_left_out_where_they_do_not_help() 
     assert!(structures(&decode).is_empty());
     assert!(decode.notes.iter().any(|note| note.contains("too few")), "{:?}", decode.notes);
 }
+
+#[test]
+fn maps_of_wide_half_rows_have_tall_tiles() {
+    let half = |heads: usize, d: usize, seed: u64| random(&[1, heads, 300, d], seed).to_f16();
+    let docs = documents(300);
+    let text = "fn mask(at: At, doc_q: i32, doc_k: i32) -> bool { return doc_q == doc_k; }";
+    let hook = UserHook::mask(text)
+        .and_then(|h| h.with("doc_q", ("docs", Along::Queries)))
+        .and_then(|h| h.with("doc_k", ("docs", Along::Keys)))
+        .expect("a hook");
+    let variant = Hooked::new(DenseAttention::default()).hook(hook);
+    // Two heads of a group fill a tile together.
+    for (heads, kv_heads, d, rows) in [(2, 2, 72, 256), (2, 2, 64, 128), (2, 1, 72, 128)] {
+        let (q, k, v) = (half(heads, d, 1), half(kv_heads, d, 2), half(kv_heads, d, 3));
+        let inputs = Inputs::new().with("q", &q).with("k", &k).with("v", &v).with("docs", &docs);
+        let plan = plan(&variant, &inputs);
+        assert_eq!(
+            attend(&plan).0.keys,
+            Keys::Blocks { queries: rows, keys: 64 },
+            "{heads} heads on {kv_heads} of {d}"
+        );
+        let want = Runtime::cpu().call_blocking(&variant.clone().without_structure(), &inputs).expect("a result");
+        for (engine, runtime) in engines() {
+            let outputs = runtime.call_blocking(&variant, &inputs).unwrap_or_else(|e| panic!("{engine}: {e}"));
+            assert_close(engine, want.get("out").expect("out"), outputs.get("out").expect("out"), Budget::F16);
+        }
+    }
+}

@@ -4,8 +4,9 @@ mod common;
 
 use common::{engines, random};
 use wgpu_attention::gpu::GpuOptions;
-use wgpu_attention::variants::Pattern;
 use wgpu_attention::variants::dense::{DenseAttention, SplitKvDecode};
+use wgpu_attention::variants::linear::FeatureMaps;
+use wgpu_attention::variants::{FeatureMap, Pattern};
 use wgpu_attention::{DType, Engine, ErrorKind, HostTensor, Inputs, Layout, Runtime, Tensor, wgpu};
 
 fn inputs(q: &HostTensor, k: &HostTensor, v: &HostTensor) -> Inputs {
@@ -179,13 +180,21 @@ fn a_tensor_over_the_binding_limit_is_a_typed_error() {
 
 #[test]
 fn more_than_65535_workgroups_work() {
-    // One tile a head: 70000 heads need a folded grid.
-    let heads = 70_000;
-    let t = random(&[1, heads, 1, 4], 5);
+    // Eight rows a workgroup of the map, which is the least work a workgroup can have: 70000 of them need a folded grid.
+    let x = random(&[1, 1, 560_000, 4], 5);
+    let want: Vec<f32> = x.to_f32().iter().map(|x| x.max(0.0)).collect();
+    let want = HostTensor::new(&[1, 1, 560_000, 4], want).expect("as many as the shape says");
+    let variant = FeatureMaps { map: FeatureMap::Relu, ..Default::default() };
     for (name, runtime) in engines() {
-        let got = runtime.call_blocking(&DenseAttention::default(), &inputs(&t, &t, &t)).expect(name);
-        // One key: out = v.
-        common::assert_close(name, &t, got.get("out").unwrap(), common::Budget::F32);
+        let inputs = Inputs::new().with("x", &x);
+        if let Engine::Gpu(_) = runtime.engine() {
+            let plan = runtime.plan(&variant, &inputs).expect(name);
+            let io = plan.io(0, &plan.slots.iter().map(|s| s.layout.clone()).collect::<Vec<_>>());
+            let launch = plan.stages[0].op.kernel().launch(&io, &runtime.caps()).expect(name);
+            assert!(launch.groups > 65535, "{name}: {} workgroups", launch.groups);
+        }
+        let got = runtime.call_blocking(&variant, &inputs).expect(name);
+        common::assert_close(name, &want, got.get("out").unwrap(), common::Budget::F32);
     }
 }
 

@@ -309,3 +309,27 @@ fn nats_l_goes_on_from_its_last_complete_block() {
         }
     }
 }
+
+/// titans-mal gives no state, so that no later stretch can go on from it; what can be cut is its end: tokens see none after them.
+#[test]
+fn titans_mal_sees_no_later_token() {
+    let entry = variant::find("titans-mal").expect("a variant");
+    let variant = entry.make(&[("window".to_owned(), Value::Int(9))]).expect("a variant");
+    let given = given(entry.card(), true);
+    for (name, runtime) in engines() {
+        let run = |end: usize| {
+            let call = given.iter().fold(Inputs::new(), |all, (input, x)| {
+                // Rates cover the persistent tokens first.
+                let sums = words(entry.card(), input).iter().position(|word| *word == "P+L");
+                let x = sums.map_or_else(
+                    || part(entry.card(), input, x, 0, end),
+                    |axis| x.narrow(axis, 0, 10 + end).contiguous(),
+                );
+                all.with(input, x)
+            });
+            runtime.call_blocking(&*variant, &call).expect(name).get("out").expect("an output").clone()
+        };
+        let whole = run(LENGTH).narrow(2, 0, 23).contiguous();
+        close(&whole, &run(23), Budget::SCAN).unwrap_or_else(|why| panic!("{name}: {why}"));
+    }
+}

@@ -1,10 +1,14 @@
 //! The CPU engine: runs plans by the kernels' twins, on all cores natively and on one thread in wasm.
 
+mod visits;
+
+pub(crate) use visits::count;
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::TwinIo;
 use crate::kernel::key::Access;
-use crate::kernel::{Kernel, Op, TwinIo};
-use crate::plan::{Plan, Ref, SlotId, SlotRole};
-use crate::tensor::{DType, HostData, HostTensor, Inputs, Layout, Storage, Tensor};
+use crate::plan::{Plan, SlotId, SlotRole};
+use crate::tensor::{HostData, HostTensor, Inputs, Layout, Storage, Tensor};
 use std::sync::Arc;
 
 /// Runs plans on the CPU. Holds nothing between runs.
@@ -71,43 +75,6 @@ impl CpuEngine {
                 }
             })
             .collect()
-    }
-
-    /// The block maps of a plan, each with the number of its stage: (B or 1, H or 1, ceil(Lq / queries), ceil(Lk / keys)) i32, 0 for an empty
-    /// tile, 1 for a mixed one, 2 for a full one. `None` where the masks read inputs that `inputs` does not have.
-    ///
-    /// # Errors
-    /// What the masks' twins refuse.
-    pub fn block_maps(self, plan: &Plan, inputs: &Inputs) -> Result<Vec<(usize, Option<HostTensor>)>> {
-        let layout = |slot: &crate::plan::Slot| match (&slot.role, inputs.get(&slot.name)) {
-            (SlotRole::Input, Some(tensor)) => tensor.layout().clone(),
-            _ => slot.layout.clone(),
-        };
-        let layouts: Vec<Layout> = plan.slots.iter().map(layout).collect();
-        let mut maps = Vec::new();
-        for (n, stage) in plan.stages.iter().enumerate() {
-            let Op::BlockMap(op) = &stage.op else { continue };
-            let io = plan.io(n, &layouts);
-            let held =
-                |r: &Ref| match (&plan.slot(r.slot).role, inputs.get(&plan.slot(r.slot).name).map(Tensor::storage)) {
-                    (SlotRole::Constant(data), _) => Some(data.shared()),
-                    (SlotRole::Input, Some(Storage::Host(data))) => Some(data.clone()),
-                    _ => None,
-                };
-            let tables: Option<Vec<Arc<HostData>>> = plan.tables(n).iter().map(|(_, r, _)| held(r)).collect();
-            let map = match tables {
-                None => None,
-                Some(tables) => {
-                    let shape = io.get("map").layout.shape.clone();
-                    let mut data = HostData::zeros(DType::I32, shape.iter().product());
-                    let tables = tables.iter().map(|data| &**data).collect();
-                    op.twin(&mut TwinIo { io: &io, reads: Vec::new(), writes: vec![("map", &mut data)], tables })?;
-                    Some(HostTensor::new(&shape, data)?)
-                }
-            };
-            maps.push((n, map));
-        }
-        Ok(maps)
     }
 
     fn stage(self, plan: &Plan, n: usize, layouts: &[Layout], memory: &mut [Memory]) -> Result<()> {

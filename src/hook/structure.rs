@@ -49,6 +49,11 @@ impl Depends {
         self.bits & (ROW | QUERY | KEY) != 0
     }
 
+    /// On where the query is, and not only on arguments.
+    pub fn query(self) -> bool {
+        self.bits & (ROW | QUERY) != 0
+    }
+
     /// On argument `n` after `at`.
     pub fn arg(self, n: usize) -> bool {
         self.bits & Self::of(Source::Arg(n)).bits != 0

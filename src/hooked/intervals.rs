@@ -37,7 +37,7 @@ pub(super) fn intervals(plan: &mut PlanBuilder, n: usize, sizes: Sizes) -> Resul
             None => kept.push(hook.clone()),
         }
     }
-    let Some(Bounds { start, end }) = bounds else { return Ok(()) };
+    let Some(Bounds { start, end }) = bounds.map(Bounds::closed) else { return Ok(()) };
     notes.into_iter().for_each(|note| plan.note(note));
     let shape = [units[0], units[1], sizes[2], 1];
     for (name, values) in [("row_start", start), ("row_end", end)] {
@@ -59,6 +59,19 @@ impl Bounds {
     fn and(mut self, other: &Bounds) -> Bounds {
         self.start.iter_mut().zip(&other.start).for_each(|(a, b)| *a = (*a).max(*b));
         self.end.iter_mut().zip(&other.end).for_each(|(a, b)| *a = (*a).min(*b));
+        self
+    }
+
+    /// Rows without keys get an empty range beside that of a row before them: a tile visits all keys between the bounds of its rows.
+    fn closed(mut self) -> Bounds {
+        let mut last = 0;
+        for (start, end) in self.start.iter_mut().zip(&mut self.end) {
+            if *start < *end {
+                last = *start;
+            } else {
+                (*start, *end) = (last, last);
+            }
+        }
         self
     }
 }

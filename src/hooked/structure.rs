@@ -11,9 +11,11 @@ use crate::plan::{PlanBuilder, Ref, Stage};
 use crate::tensor::DType;
 pub(super) use crate::user_hook::Sizes;
 
-/// Tiles of the map: the rows of a large matrix tile, and keys that every kernel's tile divides.
+/// Tiles of the map: the rows of a matrix tile, and keys that every kernel's tile divides.
 const QUERIES: usize = 128;
 const KEYS: usize = 64;
+/// Widths of f16 rows whose matrix tile is twice as tall: a tile does not go beyond a block, and half a tile takes as long as a whole one.
+const TALL: std::ops::RangeInclusive<usize> = 65..=128;
 /// Below so many queries a step reads its keys once anyway, and kernels for few rows take no lists.
 pub(super) const LEAST_QUERIES: usize = 32;
 
@@ -110,6 +112,21 @@ fn window(hook: &Hook, reach: usize) -> Option<(Option<i32>, Option<i32>)> {
     Some(((first > 0).then(|| at(first)), (last + 1 < allowed.len()).then(|| at(last))))
 }
 
+/// Query heads of a KV head: their rows fill a tile together where they share a map.
+fn shared(stage: &Stage) -> usize {
+    let heads = |role: &str| stage.bindings.iter().find(|(name, _)| *name == role).map_or(1, |(_, r)| r.shape[1]);
+    heads("q") / heads("k").max(1)
+}
+
+/// Rows of a tile of the map where one head has it for itself.
+fn tall(stage: &Stage) -> usize {
+    let all = |test: &dyn Fn(&Ref) -> bool| {
+        stage.bindings.iter().filter(|(name, _)| matches!(*name, "q" | "k" | "v")).all(|(_, r)| test(r))
+    };
+    let wide = !all(&|r| r.shape[3] < *TALL.start()) && all(&|r| r.shape[3] <= *TALL.end());
+    if wide && all(&|r| r.dtype == DType::F16) { 2 * QUERIES } else { QUERIES }
+}
+
 fn map(plan: &mut PlanBuilder, n: usize, stage: &Stage, op: Attend, masks: Vec<Hook>, sizes: Sizes) -> Result<()> {
     let [batch, heads, queries, keys] = sizes;
     let structure =
@@ -132,7 +149,8 @@ fn map(plan: &mut PlanBuilder, n: usize, stage: &Stage, op: Attend, masks: Vec<H
             Twin::Program(program) => program.depends().batch(),
             _ => false,
         });
-    let (lines, columns) = (queries.div_ceil(QUERIES), keys.div_ceil(KEYS));
+    let rows = if by_head || shared(stage) == 1 { tall(stage) } else { QUERIES };
+    let (lines, columns) = (queries.div_ceil(rows), keys.div_ceil(KEYS));
     let lead = |r: Ref, there: bool, axis: usize| if there { r } else { r.insert(axis) };
     let shape: Vec<usize> = [by_batch.then_some(batch), by_head.then_some(heads), Some(lines), Some(columns)]
         .into_iter()
@@ -143,7 +161,7 @@ fn map(plan: &mut PlanBuilder, n: usize, stage: &Stage, op: Attend, masks: Vec<H
     let map = lead(scratch, by_batch, 0);
     let map = lead(map, by_head, 1);
     let block_map =
-        BlockMap { queries: QUERIES, keys: KEYS, sizes: [queries, keys], structure, bottom_right: op.bottom_right };
+        BlockMap { queries: rows, keys: KEYS, sizes: [queries, keys], structure, bottom_right: op.bottom_right };
     let tables: Vec<(&'static str, Ref, ScalarType)> = lengths.into_iter().collect();
     let names: Vec<_> = masks.iter().map(|h| format!("mask `{}`", h.name)).collect();
     let maps: usize = shape[..shape.len() - 2].iter().product();
@@ -162,7 +180,7 @@ fn map(plan: &mut PlanBuilder, n: usize, stage: &Stage, op: Attend, masks: Vec<H
     let stages = plan.stages_mut();
     let made = stages.pop();
     if let Op::Attend(op) = &mut stages[n].op {
-        op.keys = Keys::Blocks { queries: QUERIES, keys: KEYS };
+        op.keys = Keys::Blocks { queries: rows, keys: KEYS };
     }
     stages[n].bindings.push(("indices", map));
     stages.splice(n..n, made);

@@ -31,6 +31,21 @@ impl<'a> Call<'a> {
         }));
         to
     }
+
+    /// Whether the hook says the same of all keys at two rows of one batch and head: it hangs on arguments alone, and those of the rows are
+    /// the same.
+    pub fn same(&self, [batch, head, a]: [usize; 3], b: usize) -> bool {
+        let Twin::Program(program) = self.twin else { return false };
+        let same = |arg: &Arg| match arg {
+            Arg::Number(_) => true,
+            Arg::Table(data, layout) => {
+                let at = |row| data.get(layout.at(&[batch, head, row, 0]));
+                layout.strides[2] == 0 || layout.strides[3] == 0 && at(a) == at(b)
+            }
+            Arg::Whole(..) => false,
+        };
+        !program.depends().query() && self.args.iter().all(same)
+    }
 }
 
 /// The hooks of a point, in order.

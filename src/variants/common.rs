@@ -28,6 +28,14 @@ pub(crate) const Q_SELF: InputSpec = InputSpec::real("q", "B H L D");
 pub(crate) const K_SELF: InputSpec = InputSpec::real("k", "B Hk L D");
 /// Values of self-attention.
 pub(crate) const V_SELF: InputSpec = InputSpec::real("v", "B Hk L Dv");
+/// Keys with the heads of q.
+pub(crate) const K_OWN: InputSpec = InputSpec::real("k", "B H L D");
+/// Values with the heads of q.
+pub(crate) const V_OWN: InputSpec = InputSpec::real("v", "B H L Dv");
+/// Logarithm of what a token leaves of the state, one number a head.
+pub(crate) const LOG_DECAY: InputSpec = InputSpec::float("log_decay", "B H L").optional();
+/// Weight of a token.
+pub(crate) const BETA: InputSpec = InputSpec::float("beta", "B H L").optional();
 /// 1 = the pair is allowed.
 pub(crate) const MASK: InputSpec = InputSpec::flag("mask", "broadcastable to B H Lq Lk").optional();
 /// Added to the scores.
@@ -51,6 +59,8 @@ pub(crate) const OUT: OutputSpec = OutputSpec::float("out", "B H Lq Dv");
 pub(crate) const LSE: OutputSpec = OutputSpec::float("lse", "B H Lq");
 /// Outputs of self-attention.
 pub(crate) const OUT_SELF: OutputSpec = OutputSpec::float("out", "B H L Dv");
+/// State after the last token.
+pub(crate) const LAST_STATE: OutputSpec = OutputSpec::float("state", "B H D Dv");
 /// Log-sum-exp of the scores of self-attention.
 pub(crate) const LSE_SELF: OutputSpec = OutputSpec::float("lse", "B H L");
 /// Sum of the weights.
@@ -388,6 +398,17 @@ pub(crate) fn rotated(plan: &mut PlanBuilder, name: &str, x: &Ref, base: f64, of
 /// k and v have the heads of q.
 pub(crate) fn same_heads(problem: &Problem, plan: &PlanBuilder) -> Result<()> {
     heads_of_q(problem, plan, &["k", "v"])
+}
+
+/// φ(q), φ(k) and v, which have the same heads.
+pub(crate) fn mapped_qkv(problem: &Problem, plan: &mut PlanBuilder, map: FeatureMap) -> Result<[Ref; 3]> {
+    same_heads(problem, plan)?;
+    Ok([mapped(plan, "q", map)?, mapped(plan, "k", map)?, plan.input("v")?])
+}
+
+/// An optional number of each token (B, H, L) as (B, H, L, 1).
+pub(crate) fn of_token(plan: &PlanBuilder, name: &str) -> Option<Ref> {
+    plan.optional(name).map(|x| x.insert(3))
 }
 
 /// These inputs have the heads of q.

@@ -5,13 +5,31 @@ use crate::hook::Hook;
 use crate::hooks;
 use crate::kernel::attend::{Attend, Normaliser};
 use crate::kernel::diagnose::Fold;
+use crate::kernel::scan::Scan;
 use crate::kernel::transform::{Feature, Map};
-use crate::plan::{AttendIo, PlanBuilder, Ref};
+use crate::plan::{AttendIo, PlanBuilder, Ref, ScanIo};
 use crate::tensor::{DType, HostTensor};
 
 /// f32 scratch.
 pub(crate) fn scratch(plan: &mut PlanBuilder, name: &str, shape: &[usize]) -> Ref {
     plan.scratch(name, DType::F32, shape)
+}
+
+/// Ones that broadcast to `shape`.
+pub(crate) fn ones(plan: &mut PlanBuilder, shape: &[usize]) -> Ref {
+    plan.constant("ones", HostTensor::from_fn(&[1, 1, 1, 1], |_| 1.0)).broadcast(shape)
+}
+
+/// `read_t = q_tᵀ Σ_(s ≤ t) k_s v_sᵀ`, the sum going on from `state_in` and left in `state`.
+pub(crate) fn sums(
+    plan: &mut PlanBuilder,
+    label: &str,
+    [q, k, v]: [&Ref; 3],
+    read: &Ref,
+    (state_in, state): (Option<Ref>, &Ref),
+) -> Result<()> {
+    let io = ScanIo { state_in, ..ScanIo::new(q, k, v, read, state) };
+    plan.scan(label, Scan::new(1.0), io)
 }
 
 /// A folded row of x (B, H, I, J) as scratch (B, H, I, 1).

@@ -196,7 +196,11 @@ fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Result<Vec<Choice>,
                 why,
             })
         });
-    let tiles: Vec<Choice> = tiles.collect();
+    let mut tiles: Vec<Choice> = tiles.collect();
+    if matches!(op.keys, Keys::Blocks { .. }) {
+        // A tile does not go beyond its block: what is larger computes rows that nobody asked for.
+        tiles.sort_by_key(|tile| tile.rows > rows);
+    }
     if tiles.is_empty() {
         Err("its tile needs more workgroup memory or invocations than the device has")
     } else {

@@ -4,6 +4,9 @@ mod choice;
 mod launch;
 mod twin;
 
+pub use twin::visits::Visits;
+pub(crate) use twin::visits::{of_kernel, of_twin, tile_of};
+
 use super::key::ScalarType;
 use super::{Io, Kernel, Role, TwinIo};
 use crate::caps::Caps;

@@ -11,6 +11,7 @@ mod setup;
 mod simd;
 #[cfg(test)]
 mod tests;
+pub(super) mod visits;
 mod worker;
 
 use super::{Attend, Keys};

@@ -18,23 +18,34 @@
 use crate::error::{ErrorKind, Result};
 use crate::hooks;
 use crate::kernel::diagnose::{Fold, Of};
+use crate::named;
 use crate::oracle::{Array, Inputs, Outputs};
 use crate::plan::{PlanBuilder, Ref};
 use crate::problem::Problem;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::steps::{product, scratch};
-use crate::{named, params};
 
-params! {
+/// A form of the message passing: both have the same parameters.
+macro_rules! laplacian {
+    ($(#[$meta:meta])* $name:ident) => {
+        $crate::params! {
+            $(#[$meta])*
+            pub struct $name {
+                /// Exponent of the Laplacian; above 0.
+                p: f32 = 1.5,
+                /// Weight of a token's own feature.
+                mu: f32 = 10.0,
+                /// Keeps differences from 0; above 0.
+                eps: f32 = 1e-8,
+            }
+        }
+    };
+}
+pub(super) use laplacian;
+
+laplacian! {
     /// p-Laplacian message passing on a given attention map.
-    pub struct PLaplacianAttention {
-        /// Exponent of the Laplacian; above 0.
-        p: f32 = 1.5,
-        /// Weight of a token's own feature.
-        mu: f32 = 10.0,
-        /// Keeps differences from 0; above 0.
-        eps: f32 = 1e-8,
-    }
+    PLaplacianAttention
 }
 
 impl Named for PLaplacianAttention {

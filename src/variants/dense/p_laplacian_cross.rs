@@ -13,24 +13,17 @@
 //!
 //! Limits: as there. The values come pooled to the number that the map has columns.
 
-use super::p_laplacian::{definition, step};
+use super::p_laplacian::{definition, laplacian, step};
 use crate::error::Result;
+use crate::named;
 use crate::oracle::{Inputs, Outputs};
 use crate::plan::PlanBuilder;
 use crate::problem::Problem;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use crate::{named, params};
 
-params! {
+laplacian! {
     /// p-Laplacian message passing from values to queries.
-    pub struct PLaplacianCross {
-        /// Exponent of the Laplacian; above 0.
-        p: f32 = 1.5,
-        /// Weight of a token's own feature.
-        mu: f32 = 10.0,
-        /// Keeps differences from 0; above 0.
-        eps: f32 = 1e-8,
-    }
+    PLaplacianCross
 }
 
 impl Named for PLaplacianCross {

@@ -15,11 +15,11 @@
 
 use crate::error::Result;
 use crate::kernel::scan::Scan;
-use crate::oracle::{Inputs, Outputs, Recurrence, scale, shared_head, unit};
+use crate::oracle::{Array, Inputs, Outputs, Recurrence, scale, shared_head, unit};
 use crate::plan::{PlanBuilder, ScanIo};
 use crate::problem::Problem;
-use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use crate::variants::common::{STATE, default_scale, unit_rows};
+use crate::variant::{Card, Family, InputSpec, Named, Variant};
+use crate::variants::common::{K_SELF, LAST_STATE, OUT_SELF, Q_SELF, STATE, V_SELF, default_scale, unit_rows};
 use crate::{named, params};
 
 params! {
@@ -39,36 +39,38 @@ impl Named for DeltaNet {
         summary: "Linear attention that replaces the value a key holds.",
         equation: "S_t = S_{t−1} + β_t k_t (v_t − S_{t−1}ᵀ k_t)ᵀ, out_t = scale q_tᵀ S_t",
         paper: "Yang et al., Parallelizing Linear Transformers with the Delta Rule, NeurIPS 2024, arXiv 2406.06484",
-        inputs: &[
-            InputSpec::real("q", "B H L D"),
-            InputSpec::real("k", "B Hk L D"),
-            InputSpec::real("v", "B Hk L Dv"),
-            InputSpec::float("beta", "B H L"),
-            STATE,
-        ],
-        outputs: &[OutputSpec::float("out", "B H L Dv"), OutputSpec::float("state", "B H D Dv")],
+        inputs: &[Q_SELF, K_SELF, V_SELF, InputSpec::float("beta", "B H L"), STATE],
+        outputs: &[OUT_SELF, LAST_STATE],
         forms: &["prefill", "recurrent", "step"],
         kernels: &["transform", "scan"],
     };
+}
+
+/// The scan of both delta rules: q and k of unit length if asked for, β, the state.
+pub(super) fn roles(plan: &mut PlanBuilder, unit: bool) -> Result<ScanIo> {
+    let [q, k] = ["q", "k"].map(|name| unit_rows(plan, name, unit));
+    let (out, state) = (plan.output("out")?, plan.output("state")?);
+    let io = ScanIo::new(&q?, &k?, &plan.input("v")?, &out, &state);
+    Ok(ScanIo { state_in: plan.optional("state"), w: Some(plan.input("beta")?.insert(3)), ..io })
+}
+
+/// q and k of the definitions.
+pub(super) fn directions(inputs: &Inputs, normed: bool) -> [Array; 2] {
+    let row = |_: &[usize], x: &[f64]| if normed { unit(x, 1e-6) } else { x.to_vec() };
+    ["q", "k"].map(|name| inputs.get(name).map_rows(row))
 }
 
 impl Variant for DeltaNet {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        let [q, k] = ["q", "k"].map(|name| unit_rows(plan, name, self.qk_l2norm));
-        let (out, state) = (plan.output("out")?, plan.output("state")?);
-        let mut io = ScanIo::new(&q?, &k?, &plan.input("v")?, &out, &state);
-        io.state_in = plan.optional("state");
-        io.w = Some(plan.input("beta")?.insert(3));
+        let io = roles(plan, self.qk_l2norm)?;
         plan.scan("scan", Scan { delta: true, ..Scan::new(default_scale(self.scale, problem)) }, io)
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {
-        let [q, k, v] = inputs.qkv();
-        let normed = |_: &[usize], x: &[f64]| if self.qk_l2norm { unit(x, 1e-6) } else { x.to_vec() };
-        let (q, k) = (q.map_rows(normed), k.map_rows(normed));
-        let plain = Recurrence::new([&q, &k, v], scale(self.scale, &q));
+        let [q, k] = directions(inputs, self.qk_l2norm);
+        let plain = Recurrence::new([&q, &k, inputs.get("v")], scale(self.scale, &q));
         let beta = |at: [usize; 3]| inputs.get("beta").get(&at);
         let erase = |[b, h, t]: [usize; 3]| {
             let key = k.row(&[b, shared_head(h, plain.heads, &k), t]).to_vec();

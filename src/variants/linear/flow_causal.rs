@@ -20,16 +20,14 @@ use crate::error::Result;
 use crate::hook::Hook;
 use crate::hooks;
 use crate::kernel::diagnose::Fold;
-use crate::kernel::scan::Scan;
 use crate::oracle::{Array, Inputs, Outputs, dot, features};
-use crate::plan::{PlanBuilder, Ref, ScanIo};
+use crate::plan::{PlanBuilder, Ref};
 use crate::problem::Problem;
-use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
-use crate::variants::common::{STATE, mapped, of_time, same_heads};
+use crate::variants::common::{K_OWN, Q_SELF, STATE, V_OWN, mapped_qkv, of_time};
 use crate::variants::linear::flow::check;
-use crate::variants::steps::{changed, clip, folded, scratch};
+use crate::variants::steps::{changed, clip, folded, ones, scratch, sums};
 use crate::{named, params};
 
 params! {
@@ -52,9 +50,9 @@ impl Named for FlowAttentionCausal {
         equation: "out_t = σ(sink_t) (q_t in_t / t)ᵀ Σ_{j≤t} k_j (j e^{src_j} / Σ_{i≤j} e^{src_i} v_j)ᵀ",
         paper: "Wu et al., Flowformer, ICML 2022, arXiv 2202.06258",
         inputs: &[
-            InputSpec::real("q", "B H L D"),
-            InputSpec::real("k", "B H L D"),
-            InputSpec::real("v", "B H L Dv"),
+            Q_SELF,
+            K_OWN,
+            V_OWN,
             STATE,
             InputSpec::float("sk", "B H D").optional(),
             InputSpec::float("sq", "B H D").optional(),
@@ -93,9 +91,8 @@ impl Meeting<'_> {
     fn stages(self, plan: &mut PlanBuilder, change: Vec<Hook>) -> Result<Ref> {
         let read = scratch(plan, &format!("{}_read", self.sum), &self.rest.shape);
         let state = plan.output(self.sum)?.insert(3);
-        let mut io = ScanIo::new(self.raised, self.y, self.weight, &read, &state);
-        io.state_in = plan.optional(self.sum).map(|sum| sum.insert(3));
-        plan.scan(self.sum, Scan::new(1.0), io)?;
+        let before = plan.optional(self.sum).map(|sum| sum.insert(3));
+        sums(plan, self.sum, [self.raised, self.y, self.weight], &read, (before, &state))?;
         let steps = [vec![hooks::plus(self.rest, 1.0)], change].concat();
         changed(plan, &format!("{}_met", self.sum), &read, steps)
     }
@@ -110,12 +107,10 @@ impl Variant for FlowAttentionCausal {
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [batch, heads, length, width] = problem.shape("B H L Dv")?[..] else { unreachable!("four words") };
-        same_heads(problem, plan)?;
         check(problem, self.eps, self.clamp)?;
-        let [q, k] = ["q", "k"].map(|name| mapped(plan, name, FeatureMap::Sigmoid));
-        let (q, k, v) = (q?, k?, plan.input("v")?);
+        let [q, k, v] = mapped_qkv(problem, plan, FeatureMap::Sigmoid)?;
         let one = [batch, heads, length, 1];
-        let ones = plan.constant("ones", HostTensor::from_fn(&[1, 1, 1, 1], |_| 1.0)).broadcast(&one);
+        let ones = ones(plan, &one);
         let time = of_time(plan, "time", length, |t| (self.n + t + 1) as f64)?.broadcast(&one);
         let share = of_time(plan, "share", length, |t| 1.0 / (self.n + t + 1) as f64)?.broadcast(&one);
         let mut raised = |name: &str, x: &Ref| -> Result<[Ref; 2]> {
@@ -136,18 +131,16 @@ impl Variant for FlowAttentionCausal {
 
         let total = scratch(plan, "total", &one);
         let se = plan.output("se")?.insert(2).insert(3);
-        let mut io = ScanIo::new(&ones, &ones, &source, &total, &se);
-        io.state_in = plan.optional("se").map(|se| se.insert(2).insert(3));
-        plan.scan("se", Scan::new(1.0), io)?;
+        let before = plan.optional("se").map(|se| se.insert(2).insert(3));
+        sums(plan, "se", [&ones, &ones, &source], &total, (before, &se))?;
         let competition = changed(plan, "competition", &source, vec![hooks::over(&total), hooks::times(&time)])?;
         let values = changed(plan, "values", &v, vec![hooks::times(competition.broadcast(&v.shape))])?;
         let part = changed(plan, "part", &inflow, vec![hooks::times(&share)])?;
         let queries = changed(plan, "queries", &q, vec![hooks::times(part.broadcast(&q.shape))])?;
         let read = scratch(plan, "read", &[batch, heads, length, width]);
         let state = plan.output("state")?;
-        let mut io = ScanIo::new(&queries, &k, &values, &read, &state);
-        io.state_in = plan.optional("state");
-        plan.scan("scan", Scan::new(1.0), io)?;
+        let before = plan.optional("state");
+        sums(plan, "scan", [&queries, &k, &values], &read, (before, &state))?;
         let out = plan.output("out")?;
         plan.fold("allocate", Fold::each(), &read, &out, vec![hooks::times(allocation.broadcast(&out.shape))])
     }

@@ -19,12 +19,13 @@ use crate::error::{ErrorKind, Result};
 use crate::hooks;
 use crate::kernel::diagnose::Fold;
 use crate::kernel::scan::{Decay, Scan};
-use crate::oracle::{Inputs, Outputs, Recurrence, log_sigmoid, scale, shared_head, unit};
-use crate::plan::{PlanBuilder, Ref, ScanIo};
+use crate::oracle::{Inputs, Outputs, Recurrence, log_sigmoid, scale, shared_head};
+use crate::plan::{PlanBuilder, Ref};
 use crate::problem::Problem;
 use crate::tensor::DType;
-use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use crate::variants::common::{STATE, decay_of, default_scale, gate_at, unit_rows};
+use crate::variant::{Card, Family, InputSpec, Named, Variant};
+use crate::variants::common::{K_SELF, LAST_STATE, OUT_SELF, STATE, decay_of, default_scale, gate_at};
+use crate::variants::linear::delta_net::{directions, roles};
 use crate::{named, params};
 
 params! {
@@ -46,7 +47,7 @@ impl Named for GatedDeltaNet {
         paper: "Yang, Kautz, Hatamizadeh, Gated Delta Networks, ICLR 2025, arXiv 2412.06464",
         inputs: &[
             InputSpec::real("q", "B Hk L D"),
-            InputSpec::real("k", "B Hk L D"),
+            K_SELF,
             InputSpec::real("v", "B H L Dv"),
             InputSpec::float("beta", "B H L"),
             InputSpec::float("log_decay", "B H L | B H L D").optional(),
@@ -55,7 +56,7 @@ impl Named for GatedDeltaNet {
             InputSpec::float("dt_bias", "H").optional(),
             STATE,
         ],
-        outputs: &[OutputSpec::float("out", "B H L Dv"), OutputSpec::float("state", "B H D Dv")],
+        outputs: &[OUT_SELF, LAST_STATE],
         forms: &["prefill", "recurrent", "step"],
         kernels: &["transform", "diagnose", "scan"],
     };
@@ -82,11 +83,7 @@ impl Variant for GatedDeltaNet {
     named!();
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
-        let [q, k] = ["q", "k"].map(|name| unit_rows(plan, name, self.qk_l2norm));
-        let (out, state) = (plan.output("out")?, plan.output("state")?);
-        let mut io = ScanIo::new(&q?, &k?, &plan.input("v")?, &out, &state);
-        io.state_in = plan.optional("state");
-        io.w = Some(plan.input("beta")?.insert(3));
+        let mut io = roles(plan, self.qk_l2norm)?;
         let decay = match (plan.optional("log_decay"), plan.optional("gate_input")) {
             (Some(_), Some(_)) => {
                 let found = "both";
@@ -103,10 +100,8 @@ impl Variant for GatedDeltaNet {
     }
 
     fn oracle(&self, inputs: &Inputs) -> Outputs {
-        let [q, k, v] = inputs.qkv();
-        let normed = |_: &[usize], x: &[f64]| if self.qk_l2norm { unit(x, 1e-6) } else { x.to_vec() };
-        let (q, k) = (q.map_rows(normed), k.map_rows(normed));
-        let plain = Recurrence::new([&q, &k, v], scale(self.scale, &q));
+        let [q, k] = directions(inputs, self.qk_l2norm);
+        let plain = Recurrence::new([&q, &k, inputs.get("v")], scale(self.scale, &q));
         let beta = |at: [usize; 3]| inputs.get("beta").get(&at);
         let gate = |at: [usize; 3], d: usize| match (inputs.find("log_decay"), inputs.find("gate_input")) {
             (Some(given), _) => gate_at(given, at, d),

@@ -16,15 +16,13 @@
 use crate::error::Result;
 use crate::hooks;
 use crate::kernel::diagnose::Fold;
-use crate::kernel::scan::Scan;
 use crate::oracle::{Array, Inputs, Outputs, dot, scale};
-use crate::plan::{PlanBuilder, ScanIo};
+use crate::plan::PlanBuilder;
 use crate::problem::Problem;
-use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
-use crate::variants::common::{STATE, default_scale, mapped, of_time, same_heads};
-use crate::variants::steps::{changed, scratch};
+use crate::variants::common::{K_OWN, Q_SELF, STATE, V_OWN, default_scale, mapped_qkv, of_time};
+use crate::variants::steps::{changed, ones, scratch, sums};
 use crate::{named, params};
 
 params! {
@@ -49,9 +47,9 @@ impl Named for MalaCausal {
         equation: "out_t = β_t c_t φ(q_t)ᵀ S_t − γ_t sv_t, c_t = scale/t, β = 1 + 1/(z + eps), γ = z/t",
         paper: "Fan et al., Rectifying Magnitude Neglect in Linear Attention, ICCV 2025, arXiv 2507.00698",
         inputs: &[
-            InputSpec::real("q", "B H L D"),
-            InputSpec::real("k", "B H L D"),
-            InputSpec::real("v", "B H L Dv"),
+            Q_SELF,
+            K_OWN,
+            V_OWN,
             STATE,
             InputSpec::float("zk", "B H D").optional(),
             InputSpec::float("sv", "B H Dv").optional(),
@@ -76,32 +74,27 @@ impl Variant for MalaCausal {
 
     fn plan(&self, problem: &Problem, plan: &mut PlanBuilder) -> Result<()> {
         let [batch, heads, length, width] = problem.shape("B H L Dv")?[..] else { unreachable!("four words") };
-        same_heads(problem, plan)?;
         let scale = default_scale(self.scale, problem);
-        let [q, k] = ["q", "k"].map(|name| mapped(plan, name, self.phi));
-        let (q, k, v) = (q?, k?, plan.input("v")?);
+        let [q, k, v] = mapped_qkv(problem, plan, self.phi)?;
         let count = k.shape[3];
         let part = of_time(plan, "part", length, |t| f64::from(scale) / (self.n + t + 1) as f64)?;
         let share = of_time(plan, "share", length, |t| -1.0 / (self.n + t + 1) as f64)?;
-        let ones = plan.constant("ones", HostTensor::from_fn(&[1, 1, 1, 1], |_| 1.0)).broadcast(&[batch, 1, length, 1]);
+        let ones = ones(plan, &[batch, 1, length, 1]);
 
         let read = scratch(plan, "read", &[batch, heads, length, width]);
         let state = plan.output_as("state", &[batch, heads, count, width])?;
-        let mut io = ScanIo::new(&q, &k, &v, &read, &state);
-        io.state_in = plan.optional("state");
-        plan.scan("scan", Scan::new(1.0), io)?;
-        let sums = scratch(plan, "sums", &[batch, heads, length, 1]);
+        let before = plan.optional("state");
+        sums(plan, "scan", [&q, &k, &v], &read, (before, &state))?;
+        let keys = scratch(plan, "sums", &[batch, heads, length, 1]);
         let zk = plan.output_as("zk", &[batch, heads, count])?.insert(3);
-        let mut io = ScanIo::new(&q, &k, &ones, &sums, &zk);
-        io.state_in = plan.optional("zk").map(|z| z.insert(3));
-        plan.scan("keys", Scan::new(1.0), io)?;
+        let before = plan.optional("zk").map(|z| z.insert(3));
+        sums(plan, "keys", [&q, &k, &ones], &keys, (before, &zk))?;
         let values = scratch(plan, "values", &[batch, heads, length, width]);
         let sv = plan.output("sv")?.insert(2);
-        let mut io = ScanIo::new(&ones, &ones, &v, &values, &sv);
-        io.state_in = plan.optional("sv").map(|s| s.insert(2));
-        plan.scan("values", Scan::new(1.0), io)?;
+        let before = plan.optional("sv").map(|s| s.insert(2));
+        sums(plan, "values", [&ones, &ones, &v], &values, (before, &sv))?;
 
-        let z = changed(plan, "z", &sums, vec![hooks::times(part.broadcast(&sums.shape))])?;
+        let z = changed(plan, "z", &keys, vec![hooks::times(part.broadcast(&keys.shape))])?;
         let steps = vec![hooks::plus(self.eps, 1.0), hooks::power(-1.0), hooks::plus(1.0, 1.0)];
         let beta = changed(plan, "beta", &z, steps)?;
         let out = plan.output("out")?;

@@ -20,7 +20,7 @@ use crate::plan::{PlanBuilder, Ref, ScanIo, SolveIo};
 use crate::problem::Problem;
 use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use crate::variants::common::decay_of;
+use crate::variants::common::{BETA, K_OWN, LOG_DECAY, Q_SELF, V_OWN, decay_of, of_token};
 use crate::variants::steps::scratch;
 use crate::{named, params};
 
@@ -42,11 +42,11 @@ impl Named for MesaLayer {
         equation: "out_t = N_tᵀ (H_t + Λ)⁻¹ q_t, H_t = e^{g_t} H_{t−1} + β_t k_t k_tᵀ, N_t = e^{g_t} N_{t−1} + β_t k_t v_tᵀ",
         paper: "von Oswald et al., MesaNet, ICLR 2026, arXiv 2506.05233",
         inputs: &[
-            InputSpec::real("q", "B H L D"),
-            InputSpec::real("k", "B H L D"),
-            InputSpec::real("v", "B H L Dv"),
-            InputSpec::float("log_decay", "B H L").optional(),
-            InputSpec::float("beta", "B H L").optional(),
+            Q_SELF,
+            K_OWN,
+            V_OWN,
+            LOG_DECAY,
+            BETA,
             InputSpec::float("ridge_diag", "H D").optional(),
             InputSpec::float("state_kk", "B H D D").optional(),
             InputSpec::float("state_kv", "B H D Dv").optional(),
@@ -91,7 +91,7 @@ impl Variant for MesaLayer {
         let (out, state) = (plan.output("out")?, plan.output("state_kv")?);
         let mut io = ScanIo::new(&asked, &k, &v, &out, &state);
         io.state_in = plan.optional("state_kv");
-        io.w = plan.optional("beta").map(|beta| beta.insert(3));
+        io.w = of_token(plan, "beta");
         let decay = plan.optional("log_decay").map(|g| decay_of(&mut io, g));
 
         let mut system = SolveIo::new(&k, &asked);

@@ -22,7 +22,7 @@ use crate::plan::{PlanBuilder, ScanIo, SolveIo};
 use crate::problem::Problem;
 use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
-use crate::variants::common::STATE;
+use crate::variants::common::{BETA, K_OWN, LOG_DECAY, Q_SELF, STATE, V_OWN, of_token};
 use crate::variants::linear::mesa_layer::check_system;
 use crate::variants::steps::scratch;
 use crate::{named, params};
@@ -42,15 +42,7 @@ impl Named for RlsLayer {
         summary: "Recursive least squares: a token moves the state where its key tells something new.",
         equation: "S_t = S_{t−1} + κ_t (v_t − S_{t−1}ᵀ k_t)ᵀ, κ_t = β_t P k_t / (1 + β_t k_tᵀ P k_t), out_t = q_tᵀ S_t",
         paper: "Wang, Shi, Fox, Test-time regression, 2025, arXiv 2501.12352",
-        inputs: &[
-            InputSpec::real("q", "B H L D"),
-            InputSpec::real("k", "B H L D"),
-            InputSpec::real("v", "B H L Dv"),
-            InputSpec::float("log_decay", "B H L").optional(),
-            InputSpec::float("beta", "B H L").optional(),
-            STATE,
-            InputSpec::float("p", "B H D D").optional(),
-        ],
+        inputs: &[Q_SELF, K_OWN, V_OWN, LOG_DECAY, BETA, STATE, InputSpec::float("p", "B H D D").optional()],
         outputs: &[
             OutputSpec::float("out", "B H L Dv"),
             OutputSpec::float("state", "B H D Dv"),
@@ -77,8 +69,7 @@ impl Variant for RlsLayer {
         });
         let mut system = SolveIo::new(&k, &gain);
         (system.state_in, system.state) = (Some(before), Some(p));
-        let token = |name: &str| plan.optional(name).map(|x| x.insert(3));
-        (system.g, system.w) = (token("log_decay"), token("beta"));
+        (system.g, system.w) = (of_token(plan, "log_decay"), of_token(plan, "beta"));
         plan.solve("gain", Solve::new(By::Gain), system)?;
         plan.fold("erase", Fold::each().scaled(-1.0), &gain, &erase, Vec::new())?;
 

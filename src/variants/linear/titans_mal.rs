@@ -10,7 +10,7 @@
 //! Kernels `diagnose` (weights), `transform` and `scan.memory` of the persistent tokens, then of x with the state they left;
 //! `attend` (projections), `attend` (window), `attend` (persistent rows), `combine` (merge).
 //!
-//! Limits: those of titans-memory; the state does not come out. Chunks count from the first persistent token. theta, alpha and
+//! Limits: those of titans-memory; the state does not come out, so that there are no calls in parts. Chunks count from the first persistent token. theta, alpha and
 //! eta cover the persistent tokens first.
 
 use crate::error::Result;

@@ -25,9 +25,9 @@ use crate::problem::Problem;
 use crate::tensor::HostTensor;
 use crate::variant::{Card, Family, InputSpec, Named, OutputSpec, Variant};
 use crate::variants::FeatureMap;
-use crate::variants::common::mapped;
+use crate::variants::common::{K_OWN, LOG_DECAY, Q_SELF, V_OWN, mapped, of_token};
 use crate::variants::linear::mesa_layer::{check_system, ridge_table};
-use crate::variants::steps::{every_head, product, scratch};
+use crate::variants::steps::{every_head, ones, product, scratch};
 use crate::{named, params};
 
 params! {
@@ -51,13 +51,7 @@ impl Named for WindowedLeastSquares {
         summary: "Ridge regression of the last values on the last keys, at every token anew.",
         equation: "out_t = M_tᵀ φ(q_t), M_t = argmin Σ_(t − window < i ≤ t) γ_i |v_i − Mᵀ φ(k_i)|² + λ_t |M|²",
         paper: "Wang, Shi, Fox, Test-time regression, 2025, arXiv 2501.12352",
-        inputs: &[
-            InputSpec::real("q", "B H L D"),
-            InputSpec::real("k", "B H L D"),
-            InputSpec::real("v", "B H L Dv"),
-            InputSpec::float("log_decay", "B H L").optional(),
-            InputSpec::float("weight", "B H L").optional(),
-        ],
+        inputs: &[Q_SELF, K_OWN, V_OWN, LOG_DECAY, InputSpec::float("weight", "B H L").optional()],
         outputs: &[OutputSpec::float("out", "B H L Dv"), OutputSpec::float("state", "B H D Dv")],
         forms: &["prefill"],
         kernels: &["transform", "scan", "scan", "attend", "diagnose", "scan", "scan", "attend"],
@@ -67,7 +61,7 @@ impl Named for WindowedLeastSquares {
 /// Σ_(s ≤ t) g_s of (B, H, L, 1), by a scan over values g.
 fn sums(plan: &mut PlanBuilder, g: &Ref) -> Result<Ref> {
     let [batch, heads, length, _] = g.shape[..] else { unreachable!("g has four axes") };
-    let ones = plan.constant("ones", HostTensor::from_fn(&[1, 1, 1, 1], |_| 1.0)).broadcast(&[batch, 1, length, 1]);
+    let ones = ones(plan, &[batch, 1, length, 1]);
     let sums = scratch(plan, "sums", &g.shape);
     let last = scratch(plan, "last_sum", &[batch, heads, 1, 1]);
     plan.scan("sums", Scan::new(1.0), ScanIo::new(&ones, &ones, g, &sums, &last))?;
@@ -94,8 +88,7 @@ impl Variant for WindowedLeastSquares {
         let [q, k] = ["q", "k"].map(|name| mapped(plan, name, self.phi()));
         let (q, k, v) = (q?, k?, plan.input("v")?);
         let depth = k.shape[3];
-        let token = |name: &str| plan.optional(name).map(|x| x.insert(3));
-        let (g, w) = (token("log_decay"), token("weight"));
+        let (g, w) = (of_token(plan, "log_decay"), of_token(plan, "weight"));
         let sums = match &g {
             Some(g) if window.is_some() || self.decay_ridge => Some(sums(plan, g)?),
             _ => None,

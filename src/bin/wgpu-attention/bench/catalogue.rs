@@ -1,6 +1,7 @@
 //! The workloads of the benchmark protocol whose variants exist.
 
 use super::data;
+use super::documents;
 use super::workload::{Cut, Group, Input, Job, Workload, pairs, set};
 use wgpu_attention::{HostTensor, Result};
 
@@ -37,6 +38,7 @@ impl Dense {
             flops: 4.0 * (b * h * d) as f64 * pairs,
             touched: None,
             cut: Cut::Rows { causal: self.causal, block: 1 },
+            documents: None,
         }
     }
 }
@@ -60,7 +62,7 @@ struct List(Vec<Workload>);
 impl List {
     fn push(&mut self, id: &str, group: Group, shape: String, job: Job) -> &mut Workload {
         let at = self.0.len();
-        self.0.push(Workload { id: id.to_owned(), shape, group, dense: None, job });
+        self.0.push(Workload { id: id.to_owned(), shape, group, dense: None, ideal: None, job });
         &mut self.0[at]
     }
 
@@ -85,6 +87,7 @@ impl List {
             flops: 4.0 * (b * h * d * lk) as f64,
             touched: None,
             cut: Cut::Rows { causal: false, block: 1 },
+            documents: None,
         };
         self.push(id, group, format!("{b},{h},{hk},1x{lk},{d} {} splits {splits}", word(half)), job);
     }
@@ -99,6 +102,7 @@ impl List {
             flops: 4.0 * (b * h * d * length * keys) as f64,
             touched: None,
             cut: Cut::Heads,
+            documents: None,
         };
         let by = |list: &[usize]| list.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         self.push(id, Group::Gpu, format!("{b},{h},{h},{},{d} f16 window {}", by(grid), by(window)), job);
@@ -132,7 +136,15 @@ impl List {
         };
         // Counted with chunks of 64, whatever the kernel does; a step has no chunk.
         let token = (4 * d * d + 64.min(l) * 2 * d) as f64;
-        let job = Job { variant, params, inputs, flops: (b * h * l) as f64 * token, touched: None, cut: Cut::Heads };
+        let job = Job {
+            variant,
+            params,
+            inputs,
+            flops: (b * h * l) as f64 * token,
+            touched: None,
+            cut: Cut::Heads,
+            documents: None,
+        };
         let name = variant.trim_end_matches("-attention");
         self.push(id, group, format!("{b},{h},{h},{l},{d} {} {name}", word(half)), job);
         Ok(())
@@ -144,6 +156,7 @@ pub fn all() -> Result<Vec<Workload>> {
     let mut list = List::default();
     dense(&mut list)?;
     sparse(&mut list)?;
+    list.0.extend(documents::workloads(&|[b, h, l, d], half| Dense::new([b, h, h, l, l, d], half, false).job())?);
     linear(&mut list)?;
     small(&mut list)?;
     Ok(list.0)
@@ -202,7 +215,8 @@ fn packed(list: &mut List) -> Result<()> {
         inputs: vec![tensor("q"), tensor("k"), tensor("v"), given("cu_q")?, given("cu_k")?],
         flops: 4.0 * (heads * d) as f64 * allowed,
         touched: None,
-        cut: Cut::Sequences,
+        cut: Cut::Sequences { causal: true },
+        documents: None,
     };
     list.push("P10", Group::Gpu, format!("16 packed,{heads},{heads},{tokens},{d} f16 causal"), job);
     Ok(())
@@ -229,6 +243,7 @@ fn sparse(list: &mut List) -> Result<()> {
             flops: 4.0 * (h * d) as f64 * allowed,
             touched: Some(touched / allowed),
             cut: Cut::Rows { causal: true, block },
+            documents: None,
         };
         let shape = format!("1,{h},{h},{l},{d} f16 {:.0} % of blocks", 100.0 * density);
         list.push(id, Group::Gpu, shape, job).dense = Some("S1@dense");
@@ -265,6 +280,7 @@ pub fn streaming(b: usize, h: usize, l: usize, d: usize, half: bool) -> Job {
         flops: 4.0 * (b * h * d * allowed) as f64,
         touched: None,
         cut: Cut::Rows { causal: true, block: 1 },
+        documents: None,
     }
 }
 

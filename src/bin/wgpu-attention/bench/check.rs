@@ -48,15 +48,15 @@ pub fn check(
     let places = places(job, tensors)?;
     let mut error = 0.0_f64;
     for place in &places {
-        let part: Vec<(String, HostTensor)> = tensors
-            .iter()
-            .map(|(name, tensor)| {
-                let given = place.instead.iter().find(|(n, _)| *n == name);
-                let words = variant.card().input(name).map_or("", |i| i.shape);
-                let cut = given.map_or_else(|| cut(words, tensor, &place.inputs), |(_, t)| t.clone());
-                (name.clone(), cut.contiguous())
-            })
-            .collect();
+        let mut part: Vec<(String, HostTensor)> =
+            place.instead.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();
+        for (name, tensor) in tensors {
+            // An argument of code is no input of the variant.
+            let Some(spec) = variant.card().input(name) else { continue };
+            if place.instead.iter().all(|(n, _)| n != name) {
+                part.push((name.clone(), cut(spec.shape, tensor, &place.inputs).contiguous()));
+            }
+        }
         for (name, want) in expected(variant, &part, reference)? {
             let Some(spec) = variant.card().outputs.iter().find(|o| o.name == name) else { continue };
             let Some((_, got)) = outputs.iter().find(|(n, _)| *n == name) else { continue };
@@ -113,7 +113,7 @@ struct Place {
     outputs: Ranges,
     /// Rows of all heads, 0 where heads are whole.
     rows: usize,
-    /// Inputs that are not a part of the job's.
+    /// Inputs that are not a part of the job's: in place of one of the same name, or beside them.
     instead: Vec<(&'static str, HostTensor)>,
 }
 
@@ -124,13 +124,13 @@ fn places(job: &Job, tensors: &[(String, HostTensor)]) -> Result<Vec<Place>> {
     };
     let (q, k) = (find("q")?.shape(), find("k")?.shape());
     let mut list = Vec::new();
-    if job.cut == Cut::Sequences {
+    if let Cut::Sequences { causal } = job.cut {
         let cu: Vec<usize> = find("cu_q")?.to_i32().iter().map(|&n| n as usize).collect();
         let (heads, group) = (k[0], q[0] / k[0]);
         for (head, n) in [(0, 0), (heads - 1, cu.len() - 2)] {
             let length = cu[n + 1] - cu[n];
             for (row, rows) in rows_of(length, 1) {
-                let keys = row + rows;
+                let keys = if causal { row + rows } else { length };
                 let mut inputs = heads_of(0, head, group);
                 inputs.extend([("Tq", cu[n] + row, rows), ("Tk", cu[n], keys)]);
                 let ends = |n: usize| HostTensor::new(&[2], vec![0, n as i32]);
@@ -157,7 +157,10 @@ fn places(job: &Job, tensors: &[(String, HostTensor)]) -> Result<Vec<Place>> {
                 ("nq", row / block, 1),
                 ("nk", 0, keys.div_ceil(block)),
             ]);
-            list.push(Place { outputs: inputs.clone(), inputs, rows: rows * group, instead: Vec::new() });
+            // The oracle of the mask's code is the mask as a tensor.
+            let mask = job.documents.as_ref().map(|documents| documents.table(row, rows, keys)).transpose()?;
+            let instead = mask.map(|mask| ("mask", mask)).into_iter().collect();
+            list.push(Place { outputs: inputs.clone(), inputs, rows: rows * group, instead });
         }
     }
     Ok(list)

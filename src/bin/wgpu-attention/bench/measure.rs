@@ -4,10 +4,11 @@ use super::ceilings::Clock;
 use super::check::{self, Checked, Reference};
 use super::report::Row;
 use super::timing::{self, Budget};
-use super::workload::{Cut, Group, Job, Workload};
+use super::workload::{self, Cut, Group, Job, Workload};
 use wgpu_attention::caps::Tier;
+use wgpu_attention::kernel::attend::Visits;
 use wgpu_attention::plan::{Plan, SlotRole};
-use wgpu_attention::{Engine, Error, ErrorKind, HostTensor, Inputs, Prepared, Problem, Result, Runtime, Spec, Variant};
+use wgpu_attention::{Engine, Error, ErrorKind, HostTensor, Inputs, Prepared, Problem, Result, Runtime, Spec};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +80,24 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
             first = tensors;
         }
     }
-    let checked = checked(target, job, &*variant, &prepared, &given[0], &first)?;
+    let checked = checked(target, job, &prepared, &given[0], &first)?;
+    let visits = visits(target, prepared.plan(), &first)?;
     drop(first);
     let timed = if checked.passed() {
         Some(timing::measure(runtime, &prepared, &given, Budget { seconds: target.seconds }, target.clock.as_ref())?)
     } else {
         None
     };
-    Ok(Row { workload: workload.clone(), kernel, matrix, bytes: bytes as f64, checked, timed })
+    Ok(Row {
+        workload: workload.clone(),
+        kernel,
+        matrix,
+        bytes: bytes as f64,
+        checked,
+        visits,
+        over_ideal: None,
+        timed,
+    })
 }
 
 /// Refuses what the device can not bind before gigabytes of random numbers are made for it.
@@ -126,10 +137,20 @@ fn kernels(target: &Target, plan: &Plan) -> Result<(String, bool)> {
     Ok((list.join("; "), matrix))
 }
 
+/// The tiles that the plan's attention visits, where all of its stages can tell.
+fn visits(target: &Target, plan: &Plan, tensors: &[(String, HostTensor)]) -> Result<Option<Visits>> {
+    let stages = target.runtime.visits(plan, &workload::inputs(tensors))?;
+    let all: Option<Vec<Visits>> = stages.into_iter().map(|(_, visits)| visits).collect();
+    Ok(all.unwrap_or_default().into_iter().reduce(|a, b| Visits {
+        visited: a.visited + b.visited,
+        dense: a.dense + b.dense,
+        ..a
+    }))
+}
+
 fn checked(
     target: &Target,
     job: &Job,
-    variant: &dyn Variant,
     prepared: &Prepared,
     given: &Inputs,
     tensors: &[(String, HostTensor)],
@@ -146,5 +167,5 @@ fn checked(
     }
     // The CPU engine is no reference for itself.
     let reference = if job.cut == Cut::Heads && target.kind != Kind::Cpu { Reference::Cpu } else { Reference::Oracle };
-    check::check(job, variant, tensors, &outputs, reference)
+    check::check(job, &*job.bare()?, tensors, &outputs, reference)
 }

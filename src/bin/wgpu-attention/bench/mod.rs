@@ -5,6 +5,8 @@ mod ceilings;
 mod check;
 mod compare;
 mod data;
+mod documents;
+mod exponent;
 mod measure;
 mod plot;
 mod report;
@@ -41,7 +43,7 @@ pub struct Args {
     /// Part of the name or driver of the adapter to measure; implies `--engine gpu`.
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
-    /// Seconds that the timing of one workload may take; one sample is always taken. [default: 5, on a software adapter 10]
+    /// Seconds that the timing of one workload may take; one sample is always taken. [default: 5, on a software adapter 10, with --exponent 0.4]
     #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Option<f64>,
     /// Writes one JSON line for each workload to a file.
@@ -53,6 +55,10 @@ pub struct Args {
     /// Measures throughput at these lengths (`1024,4096,16384`) instead and draws it.
     #[arg(long, num_args = 2, value_names = ["FILE.svg", "LENGTHS"], conflicts_with = "workloads")]
     plot: Option<Vec<String>>,
+    /// Measures linear attention from 8192 to 262144 tokens (on a CPU 1024 to 32768) instead, with the exponent of its time in the length, and
+    /// the length from which on it is faster than dense attention.
+    #[arg(long, conflicts_with_all = ["workloads", "plot"])]
+    exponent: bool,
 }
 
 #[derive(clap::Subcommand)]
@@ -88,15 +94,24 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
         chosen.extend(found.into_iter().filter(|w| chosen.iter().all(|c| c.id != w.id)).collect::<Vec<_>>());
     }
     let plot = args.plot.as_deref().map(plot::Request::parse).transpose()?;
-    let json = args.json.as_deref().map(Log::create).transpose()?;
+    let mut json = args.json.as_deref().map(Log::create).transpose()?;
     let target = open(args)?;
-    let curves = plot.as_ref().map(|request| request.workloads(target.kind)).transpose()?;
+    let curves = match &plot {
+        Some(request) => Some(request.workloads(target.kind)?),
+        None if args.exponent => Some(exponent::workloads(target.kind)?),
+        None => None,
+    };
     if let Some(curves) = &curves {
         chosen = curves.iter().collect();
     } else if chosen.is_empty() {
         chosen = all.iter().filter(|w| w.group == target.kind.group()).collect();
     }
-    let (rows, outcome) = measure_all(&target, &chosen, json)?;
+    let (rows, outcome) = measure_all(&target, &chosen, json.as_mut())?;
+    if let Some(growth) = exponent::Growth::new(&rows, target.kind).filter(|_| args.exponent) {
+        out::line("");
+        growth.lines().iter().for_each(out::line);
+        json.as_mut().map_or(Ok(()), |log| log.write(&growth.json(&target.name)))?;
+    }
     if let Some(request) = &plot {
         request.draw(&rows, &target.name)?;
         out::line(format!("drawn: {}", request.file.display()));
@@ -130,7 +145,12 @@ fn open(args: &Args) -> Result<Target, Failure> {
         }
         wgpu_attention::Engine::Gpu(_) => Kind::Gpu,
     };
-    let seconds = args.seconds.unwrap_or(if kind == Kind::Software { 10.0 } else { 5.0 });
+    let usual = match kind {
+        _ if args.exponent => exponent::SECONDS,
+        Kind::Software => 10.0,
+        _ => 5.0,
+    };
+    let seconds = args.seconds.unwrap_or(usual);
     let clock = match runtime.engine() {
         wgpu_attention::Engine::Gpu(engine) if kind == Kind::Gpu && runtime.caps().timestamps => {
             Some(ceilings::Clock::new(engine)?)
@@ -174,7 +194,7 @@ fn was_quiet(target: &Target, before: &Ceilings) -> Result<(), Failure> {
 fn measure_all(
     target: &Target,
     workloads: &[&Workload],
-    mut json: Option<Log>,
+    mut json: Option<&mut Log>,
 ) -> Result<(Vec<Row>, Outcome), Failure> {
     let ceilings = ceilings(target)?;
     head(target, &ceilings);
@@ -189,7 +209,8 @@ fn measure_all(
         }
         progress.show(&workload.id);
         let line = match measure::measure(target, workload) {
-            Ok(row) => {
+            Ok(mut row) => {
+                row.over_ideal = over_ideal(&rows, &row);
                 if !row.checked.passed() {
                     outcome = Outcome::Failed;
                 }
@@ -225,6 +246,12 @@ fn refusal(error: &Error) -> bool {
         error.kind(),
         ErrorKind::Limit | ErrorKind::OutOfMemory | ErrorKind::Unsupported | ErrorKind::UnknownVariant
     )
+}
+
+/// The time of a row over that of its ideal, where that was measured before it.
+fn over_ideal(rows: &[Row], row: &Row) -> Option<f64> {
+    let ideal = rows.iter().find(|r| Some(r.workload.id.as_str()) == row.workload.ideal)?;
+    Some(row.timed.as_ref()?.median() / ideal.timed.as_ref()?.median())
 }
 
 /// Ratios over our own dense kernel, with its speed beside them: a slow dense kernel flatters.

@@ -48,7 +48,14 @@ impl Request {
                     _ => catalogue::recurrent(1, heads, l, d, half)?,
                 };
                 let shape = format!("1,{heads},{heads},{l},{d} {}", if half { "f16" } else { "f32" });
-                list.push(Workload { id: format!("{name}@{l}"), shape, group: Group::Named, dense: None, job });
+                list.push(Workload {
+                    id: format!("{name}@{l}"),
+                    shape,
+                    group: Group::Named,
+                    dense: None,
+                    ideal: None,
+                    job,
+                });
             }
         }
         Ok(list)

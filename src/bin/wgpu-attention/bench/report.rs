@@ -8,6 +8,7 @@ use crate::list::plain;
 use crate::table::{aligned, one_line, short};
 use serde_json::{Map, Value, json};
 use wgpu_attention::Error;
+use wgpu_attention::kernel::attend::Visits;
 
 /// What was measured of one workload.
 #[derive(Clone, Debug)]
@@ -22,6 +23,10 @@ pub struct Row {
     pub bytes: f64,
     /// The check that came first.
     pub checked: Checked,
+    /// The tiles that attention visits, where its kernel tells.
+    pub visits: Option<Visits>,
+    /// Its time over that of [`Workload::ideal`], where both were measured.
+    pub over_ideal: Option<f64>,
     /// Absent when the check failed: a wrong result has no speed.
     pub timed: Option<Timed>,
 }
@@ -134,6 +139,15 @@ fn notes(row: &Row, timed: &Timed, full: usize) -> Vec<String> {
     if let Some(touched) = row.workload.job.touched {
         notes.push(format!("pairs touched/allowed {}", short(touched)));
     }
+    // Elsewhere the sizes alone say it.
+    let skips = row.workload.ideal.is_some() || row.workload.job.touched.is_some();
+    if let Some(Visits { rows, keys, visited, dense }) = row.visits.filter(|_| skips) {
+        let fewer = short(dense as f64 / visited.max(1) as f64);
+        notes.push(format!("{visited} of {dense} tiles of {rows} x {keys}, {fewer}x fewer"));
+    }
+    if let (Some(ratio), Some(ideal)) = (row.over_ideal, row.workload.ideal) {
+        notes.push(format!("{ratio:.2} times {ideal}"));
+    }
     notes
 }
 
@@ -145,6 +159,10 @@ pub fn json(row: &Row, device: &str, ceilings: &Ceilings) -> Value {
     line.insert("gflop".into(), json!(round(job.flops / 1e9)));
     line.insert("mb".into(), json!(round(row.bytes / 1e6)));
     line.insert("touched_over_allowed".into(), json!(job.touched.map(round)));
+    line.insert("tiles_visited".into(), json!(row.visits.map(|v| v.visited)));
+    line.insert("tiles_dense".into(), json!(row.visits.map(|v| v.dense)));
+    line.insert("tile".into(), json!(row.visits.map(|v| [v.rows, v.keys])));
+    line.insert("over_ideal".into(), json!(row.over_ideal.map(round)));
     let checked = &row.checked;
     let checked = json!({
         "by": checked.by,

@@ -1,6 +1,7 @@
 //! What a workload is: a variant, its inputs, its work counted by the protocol, and how a part of it is checked.
 
 use super::data;
+use super::documents::Documents;
 use wgpu_attention::{DType, Error, HostTensor, Inputs, Result, Value, Variant, variant};
 
 /// Which engine measures a workload when none is named on the command line.
@@ -27,6 +28,8 @@ pub struct Workload {
     pub group: Group,
     /// The workload that runs our dense kernel on the same sizes.
     pub dense: Option<&'static str>,
+    /// The workload that computes the same without anything to skip.
+    pub ideal: Option<&'static str>,
     /// What is run.
     pub job: Job,
 }
@@ -64,7 +67,10 @@ pub enum Cut {
         block: usize,
     },
     /// A few rows of a few packed sequences.
-    Sequences,
+    Sequences {
+        /// Later keys are not seen.
+        causal: bool,
+    },
     /// Whole heads: a state or a token grid can not be cut.
     Heads,
 }
@@ -84,11 +90,22 @@ pub struct Job {
     pub touched: Option<f64>,
     /// How it is checked.
     pub cut: Cut,
+    /// A mask given as code: documents that see only themselves.
+    pub documents: Option<Documents>,
 }
 
 impl Job {
     /// The variant with its parameters.
     pub fn make(&self) -> Result<Box<dyn Variant>> {
+        let variant = self.bare()?;
+        match &self.documents {
+            Some(documents) => documents.mask(variant),
+            None => Ok(variant),
+        }
+    }
+
+    /// The same without a mask given as code.
+    pub fn bare(&self) -> Result<Box<dyn Variant>> {
         variant::find(self.variant)?.make(&self.params)
     }
 

@@ -188,14 +188,13 @@ impl<'a> Setup<'a> {
         self.lengths.map_or(keys, |t| (t.get(&[batch, 0, 0, 0]) as i64).clamp(0, keys))
     }
 
-    /// The row's position and what it may see of a split.
-    pub fn query_row(&self, split: usize, batch: usize, head: usize, row: usize) -> QueryRow {
+    /// The row's position, and the keys lo <= j < hi that it may see before prefix, lists and mask hooks.
+    pub fn bounds(&self, batch: usize, head: usize, row: usize) -> (i64, i64, i64) {
         let limit = self.limit(batch);
         let query = row as i64 + if self.op.bottom_right { limit - self.queries as i64 } else { 0 };
-        let (mut lo, mut hi, mut early) = (0, limit, (self.op.prefix as i64).min(limit));
+        let (mut lo, mut hi) = (0, limit);
         if self.op.causal {
             hi = hi.min(query + 1);
-            early = early.min(query + 1);
         }
         if let Some(left) = self.op.window_left {
             lo = lo.max(query.saturating_sub_unsigned(left as u64));
@@ -205,8 +204,23 @@ impl<'a> Setup<'a> {
         }
         lo = self.row_start.map_or(lo, |t| lo.max(t.get(&[batch, head, row, 0]) as i64));
         hi = self.row_end.map_or(hi, |t| hi.min(t.get(&[batch, head, row, 0]) as i64));
+        (query, lo, hi)
+    }
+
+    /// The keys of a split.
+    pub fn part(&self, split: usize) -> Span {
         let size = self.keys.div_ceil(self.splits());
-        let part = Span::of((split * size) as i64, ((split + 1) * size) as i64);
+        Span::of((split * size) as i64, ((split + 1) * size).min(self.keys) as i64)
+    }
+
+    /// The row's position and what it may see of a split.
+    pub fn query_row(&self, split: usize, batch: usize, head: usize, row: usize) -> QueryRow {
+        let (query, lo, hi) = self.bounds(batch, head, row);
+        let mut early = (self.op.prefix as i64).min(self.limit(batch));
+        if self.op.causal {
+            early = early.min(query + 1);
+        }
+        let part = self.part(split);
         let mut band = Span::of(lo, hi).and(part);
         let mut early = Span::of(0, early).and(part);
         if band.is_empty() || early.is_empty() || early.hi >= band.lo {
@@ -214,6 +228,13 @@ impl<'a> Setup<'a> {
             early = Span::default();
         }
         QueryRow { head, row, query: query as i32, band, early }
+    }
+
+    /// Keys of a tile: packed, K and V take 128 KiB of the second cache; streamed (`few` rows), 32 KiB.
+    pub fn tile_keys(&self, few: bool) -> usize {
+        let width = (self.depth + self.width).max(1);
+        let size = if few { 8 << 10 } else { 32 << 10 };
+        (size / width).clamp(64, 256) / 64 * 64
     }
 }
 

@@ -10,6 +10,7 @@ use super::setup::{QueryRow, Setup};
 use super::simd::{Ahead, Dots, Gathered, Kernels, Product};
 use crate::hook::{ArgRow, Row};
 use std::f32::consts::LOG2_E;
+use std::ops::Range;
 
 /// The score of a masked pair, and the bound below which a score counts as masked: those of the shader.
 const MASKED: f32 = -1e30;
@@ -53,9 +54,9 @@ pub(super) struct Worker<'a, 's> {
     pointers: Rows,
     /// Addresses of rows of K and V that come next.
     next: [Vec<*const u8>; 2],
+    /// What the mask hooks say of the tile, [rows, keys], and the slots of each row around what they allow; empty where they allow all.
     allowed: Vec<bool>,
-    /// The mask hooks allow every pair of the tile.
-    unmasked: bool,
+    spans: Vec<Span>,
     args: Vec<ArgRow<'a>>,
 }
 
@@ -76,7 +77,7 @@ impl<'a, 's> Worker<'a, 's> {
             pointers: Rows::default(),
             next: Default::default(),
             allowed: Vec::new(),
-            unmasked: false,
+            spans: Vec::new(),
             args: Vec::new(),
         }
     }
@@ -115,7 +116,7 @@ impl<'a, 's> Worker<'a, 's> {
         }
         at.1 = skip;
         let few = block.count <= FEW;
-        let most = self.tile_keys(few);
+        let most = setup.tile_keys(few);
         let stride = self.kernels.padded(most);
         self.scores.reserve(if few { FEW } else { self.kernels.rows[0] } * stride);
         let mut left = end - first;
@@ -123,7 +124,7 @@ impl<'a, 's> Worker<'a, 's> {
         tile.fill(&self.runs, &mut at, &mut left, most);
         while !tile.keys.is_empty() {
             next.fill(&self.runs, &mut at, &mut left, most);
-            self.unmasked = block.unmasked(setup, &tile.keys);
+            self.ask(block, &tile);
             if few {
                 self.stream(block, &tile, &next, stride);
             } else {
@@ -134,11 +135,50 @@ impl<'a, 's> Worker<'a, 's> {
         self.tiles = [tile, next];
     }
 
-    /// Keys of a tile: packed, K and V take 128 KiB of the second cache; streamed, 32 KiB.
-    fn tile_keys(&self, few: bool) -> usize {
-        let width = (self.setup.depth + self.setup.width).max(1);
-        let size = if few { 8 << 10 } else { 32 << 10 };
-        (size / width).clamp(64, 256) / 64 * 64
+    /// Asks the mask hooks of a tile before its scores are computed, so that those around what a few rows see are not: documents and windows
+    /// given as code leave each row one short range of a tile.
+    fn ask(&mut self, block: &Block, tile: &Tile) {
+        let setup = self.setup;
+        self.allowed.clear();
+        self.spans.clear();
+        if setup.mask.is_empty() || block.unmasked(setup, &tile.keys) {
+            return;
+        }
+        let count = tile.keys.len();
+        self.allowed.resize(self.rows.len() * count, false);
+        let mut before = Span::default();
+        for (r, row) in self.rows.iter().enumerate() {
+            let slots = tile.slots(std::slice::from_ref(row));
+            let at = [block.batch, row.head, row.row];
+            let last = r.checked_sub(1).map(|n| self.rows[n]);
+            let same = |last: QueryRow| {
+                last.head == row.head && before == slots && setup.mask.iter().all(|call| call.same(at, last.row))
+            };
+            if last.is_some_and(same) {
+                self.allowed.copy_within((r - 1) * count..r * count, r * count);
+                self.spans.push(self.spans[r - 1]);
+                continue;
+            }
+            before = slots;
+            let keys = &tile.keys[slots.lo as usize..slots.hi as usize];
+            let allowed = &mut self.allowed[r * count + slots.lo as usize..][..keys.len()];
+            allowed.fill(true);
+            let place = Row { batch: block.batch, head: row.head, row: row.row, query: row.query, keys };
+            for call in &setup.mask {
+                call.twin.mask(allowed, &place, call.args(at, &mut self.args));
+            }
+            let first = allowed.iter().position(|a| *a).unwrap_or(allowed.len()) as i32;
+            let end = allowed.iter().rposition(|a| *a).map_or(first, |n| n as i32 + 1);
+            self.spans.push(Span::of(i64::from(slots.lo + first), i64::from(slots.lo + end)));
+        }
+    }
+
+    /// The slots around what some rows see of a tile.
+    fn slots(&self, tile: &Tile, rows: Range<usize>) -> Span {
+        if self.spans.is_empty() {
+            return tile.slots(&self.rows[rows]);
+        }
+        self.spans[rows].iter().fold(Span::default(), |hull, &span| hull.hull(span))
     }
 
     /// The rows of q times the scale, zeros after them.
@@ -185,7 +225,7 @@ impl<'a, 's> Worker<'a, 's> {
             let left = block.count - first;
             let rows = *kernels.rows.iter().rev().find(|&&m| m >= left).unwrap_or(&kernels.rows[0]);
             let some = first..(first + rows).min(block.count);
-            let slots = tile.slots(&self.rows[some.clone()]);
+            let slots = self.slots(tile, some.clone());
             if !slots.is_empty() {
                 let from = slots.lo as usize / kernels.panel * kernels.panel;
                 let end = kernels.padded(slots.hi as usize);
@@ -243,7 +283,7 @@ impl<'a, 's> Worker<'a, 's> {
     /// Few rows: K and V are read in place.
     fn stream(&mut self, block: &Block, tile: &Tile, next: &Tile, stride: usize) {
         let (setup, kernels) = (self.setup, self.kernels);
-        let slots = tile.slots(&self.rows);
+        let slots = self.slots(tile, 0..block.count);
         if slots.is_empty() {
             return;
         }
@@ -309,13 +349,9 @@ impl<'a, 's> Worker<'a, 's> {
         if !tile.seen(&row, slots) {
             tile.hide(&row, slots, scores, masked);
         }
-        if !setup.mask.is_empty() && !self.unmasked {
-            self.allowed.clear();
-            self.allowed.resize(keys.len(), true);
-            for call in &setup.mask {
-                call.twin.mask(&mut self.allowed, &place, call.args(at, &mut self.args));
-            }
-            for (score, &allowed) in scores.iter_mut().zip(&self.allowed) {
+        if !self.spans.is_empty() {
+            let allowed = &self.allowed[r * tile.keys.len()..][lo..hi];
+            for (score, &allowed) in scores.iter_mut().zip(allowed) {
                 *score = if allowed { *score } else { masked };
             }
         }

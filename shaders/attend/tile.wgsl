@@ -42,10 +42,10 @@ var<workgroup> tile_bounds: vec4<i32>;                    // min lo, max hi, max
 var<workgroup> key_of: array<i32, TILE_K>;                // key of each slot, -1 for none
 var<workgroup> row_factor: array<f32, TILE_Q>;
 var<workgroup> grown: u32;                                // a row of the tile needs a new maximum
-var<workgroup> stained: u32;                              // a staged value is NaN or infinite
+var<workgroup> stained: u32;                              // a value of a tile with masks is NaN or infinite
 
 fn kernel(group: u32, lane: u32) {
-    let t = tile_of(group);
+    let t = tile_of(longest_first(group));
     for (var r = lane; r < TILE_Q; r += WORKGROUP) {
         row_bounds[r] = bounds_of(t, row_at(t, r));
     }
@@ -204,11 +204,9 @@ fn kernel(group: u32, lane: u32) {
                                 ask(t, lane, first + i32(TILE_K), last, 0u, &q_base, &q_next, &k_next);
                             }
                         }
-                        // A masked key's NaN or Inf must not reach the row: 0 * NaN is NaN.
-                        if (!whole & (stained != 0u)) {
-                            add_stained(rows, column, start, &acc);
-                        } else {
-                            add_values(rows, column, start, &acc);
+                        add_values(rows, column, start, &acc);
+                        if (!whole && stained != 0u) {
+                            add_stained(t, first, last, rows, column, part, start, &acc);
                         }
                         workgroupBarrier();
                     }

@@ -128,14 +128,20 @@ fn add_values(rows: u32, column: u32, start: u32, acc: ptr<function, array<vec4<
     }
 }
 
-// The same where masked keys hold NaN or infinities.
-fn add_stained(rows: u32, column: u32, start: u32, acc: ptr<function, array<vec4<f32>, ROWS_EACH * VALUE_VECS>>) {
+// What stage_values left out, for the rows that see it.
+fn add_stained(t: Tile, first: i32, last: i32, rows: u32, column: u32, part: u32, start: u32,
+               acc: ptr<function, array<vec4<f32>, ROWS_EACH * VALUE_VECS>>) {
+    let begin = args.v_offset + t.batch * args.v_s0 + t.kv_head * args.v_s1;
     for (var n = 0u; n < VALUE_KEYS; n++) {
-        for (var r = 0u; r < ROWS_EACH; r++) { // unroll
-            let w = operands[(start + n) * WEIGHTS + rows + r / 4u * 8u][r % 4u];
-            for (var c = 0u; c < VALUE_VECS; c++) { // unroll
-                let x = operands[VALUES + n * VALUE_ROW + column + c * COLUMNS];
-                (*acc)[r * VALUE_VECS + c] += select(w * x, vec4<f32>(), w == 0.0);
+        let j = key_at(first, (part + n) % K_ROW * 4u + (part + n) / K_ROW);
+        for (var c = 0u; c < VALUE_VECS; c++) { // unroll
+            let x = v_real(v_raw4(begin + u32(clamp(j, 0, last - 1)) * args.v_s2, (column + c * COLUMNS) * 4u, args.width));
+            let bad = endless(x);
+            if (any(bad)) {
+                for (var r = 0u; r < ROWS_EACH; r++) { // unroll
+                    let w = operands[(start + n) * WEIGHTS + rows + r / 4u * 8u][r % 4u];
+                    (*acc)[r * VALUE_VECS + c] += select(vec4<f32>(), w * x, bad & vec4<bool>(w != 0.0));
+                }
             }
         }
     }

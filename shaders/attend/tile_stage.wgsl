@@ -54,18 +54,37 @@ fn ask_values(t: Tile, lane: u32, first: i32, last: i32, part: u32, v: ptr<funct
     }
 }
 
+// By bits: arithmetic may assume that there is no NaN.
+fn endless(x: vec4<f32>) -> vec4<bool> {
+    return (bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u);
+}
+
+// A masked key's NaN or infinity must not reach the row, 0 * NaN is NaN: where something is masked it is staged as 0 and added for those
+// who see it. All who store `stained`, store the same.
 fn stage_values(lane: u32, whole: bool, v: ptr<function, array<v_raw, V_EACH>>) {
     for (var n = 0u; n < V_EACH; n++) { // unroll
         let i = lane + n * WORKGROUP;
-        let x = v_real((*v)[n]);
+        var x = v_real((*v)[n]);
+        if (!whole) {
+            let bad = endless(x);
+            x = select(x, vec4<f32>(), bad);
+            if (any(bad)) {
+                stained = 1u;
+            }
+        }
         if (VALUE_KEYS * VALUE_ROW % WORKGROUP == 0u || i < VALUE_KEYS * VALUE_ROW) {
             operands[VALUES + i] = x;
         }
-        // By bits: arithmetic may assume that there is no NaN. All who store, store the same.
-        if (!whole & any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
-            stained = 1u;
-        }
     }
+}
+
+// Of causal rows the last ones see most keys: those of all heads start first, so that none of them is left for the end.
+fn longest_first(group: u32) -> u32 {
+    let tiles = args.tiles_per_block * args.row_blocks;
+    let units = args.heads / args.pack * args.batch;
+    let split = group / (tiles * units);
+    let rest = group % (tiles * units);
+    return select(group, split * tiles * units + rest % units * tiles + rest / units, args.causal != 0u);
 }
 
 // The first key tile from `slot` on that is not skipped. A loop of its own: adapters that run both sides of a branch would pay for the tile.

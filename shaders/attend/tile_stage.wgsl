@@ -32,7 +32,7 @@ fn ask(t: Tile, lane: u32, first: i32, last: i32, depth: u32, base: ptr<function
 // the same banks.
 fn stage(begin: u32, row: u32, block: u32, depth: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
     let deep = block % CHUNK;
-    let place = begin + deep * 4u * row + (block / CHUNK ^ (deep * 2u));
+    let place = begin + deep * 4u * row + ((block / CHUNK) ^ (deep * 2u));
     // Past the end of the depth the last four were read again.
     let real = vec4<bool>(EXACT | (depth + deep * 4u < args.depth));
     if (block < row * CHUNK) {

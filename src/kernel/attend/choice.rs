@@ -71,9 +71,16 @@ fn tile(op: &Attend, width: usize, rows: usize, small: bool, why: &'static str) 
     let weights = 16 * (2 * each + 2);
     let room = (14 << 10) / 16 - weights;
     let keys = [16, 8, 4, 2].into_iter().find(|keys| keys * vecs * columns <= room).unwrap_or(1);
-    // A chunk and a part as one stretch of text let loads run ahead of arithmetic; four parts are too much text with two each.
+    // Loads run ahead where registers allow. All parts of the values are in the text at 64 keys; of 128 they are more machine code than
+    // a GPU keeps.
     let ahead = each == 8 && vecs * keys_each <= 16;
-    let unroll: usize = if small { 2 } else if each == 8 { 16 } else { 4 };
+    let unroll: usize = if small {
+        2
+    } else if each == 8 {
+        16
+    } else {
+        4
+    };
     Choice {
         tier: Tier::T0,
         entry: "attend/tile",

@@ -83,6 +83,32 @@ pub struct Caps {
 }
 
 impl Caps {
+    /// The same device used no further than a tier: of [`Tier::T0`] the portable limits of workgroup memory (16 KiB), invocations and
+    /// bindings and f16 as storage only, of [`Tier::T1`] no matrices.
+    ///
+    /// ```
+    /// use wgpu_attention::caps::{Caps, Target, Tier};
+    /// let mut caps = Caps::portable(Target::Native);
+    /// (caps.tier, caps.f16, caps.matrix, caps.max_workgroup_memory) = (Tier::T2, true, Some(16), 48 << 10);
+    /// assert_eq!(caps.clone().at_most(Tier::T1).matrix, None);
+    /// assert_eq!(caps.at_most(Tier::T0), Caps::portable(Target::Native));
+    /// ```
+    pub fn at_most(mut self, tier: Tier) -> Self {
+        self.tier = self.tier.min(tier);
+        if tier < Tier::T2 {
+            self.matrix = None;
+        }
+        if tier < Tier::T1 {
+            let portable = Caps::portable(self.target);
+            self.max_workgroup_memory = self.max_workgroup_memory.min(portable.max_workgroup_memory);
+            self.max_invocations = self.max_invocations.min(portable.max_invocations);
+            self.max_storage_bindings = self.max_storage_bindings.min(portable.max_storage_bindings);
+            self.f16 = false;
+            self.subgroups = None;
+        }
+        self
+    }
+
     /// WebGPU's guaranteed limits: what every kernel of tier T0 must run within.
     pub fn portable(target: Target) -> Self {
         Caps {

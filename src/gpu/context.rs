@@ -22,6 +22,8 @@ pub struct GpuOptions {
     pub poison: bool,
     /// Leave cooperative matrices alone even where the device has them and they pass their self-test.
     pub no_matrix: bool,
+    /// The highest tier that is used; without it all that the device has. See [`Caps::at_most`].
+    pub tier: Option<Tier>,
     /// Work bound of one submit, in FLOPs; a default for the kind of device without it.
     pub submit_flops: Option<f64>,
 }
@@ -48,7 +50,8 @@ impl Gpu {
                 | wgpu::Features::SUBGROUP_BARRIER
                 | wgpu::Features::TIMESTAMP_QUERY
                 | wgpu::Features::PIPELINE_CACHE);
-        let matrix = adapters::matrix_side(&adapter.cooperative_matrix_properties()).is_some() && !options.no_matrix;
+        let allowed = !options.no_matrix && options.tier.is_none_or(|tier| tier == Tier::T2);
+        let matrix = allowed && adapters::matrix_side(&adapter.cooperative_matrix_properties()).is_some();
         let coop = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let coop = if matrix { adapter.features() & coop } else { wgpu::Features::empty() };
         // SAFETY: the one experimental feature asked for is used by kernels that pass a self-test on the device before anything else.
@@ -84,6 +87,7 @@ impl Gpu {
     ) -> Result<Self> {
         let info = device.adapter_info();
         let caps = caps(device, adapter, &info);
+        let caps = options.tier.map_or(caps.clone(), |tier| caps.at_most(tier));
         if caps.max_workgroup_memory < 16 << 10 || caps.max_invocations < 128 || caps.max_storage_bindings < 8 {
             let message = format!(
                 "{}: needs 16384 bytes of workgroup memory, 128 invocations and 8 storage bindings; the device has {}, {} and {}",

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use wgpu_attention::Runtime;
+use wgpu_attention::caps::Tier;
 use wgpu_attention::gpu::{AdapterReport, GpuOptions, adapters};
 
 /// What `--engine` says.
@@ -16,8 +17,31 @@ pub enum Engine {
     Gpu,
 }
 
-/// Opens what the two options name.
+/// What `--tier` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TierName {
+    /// Portable WebGPU.
+    T0,
+    /// f16 arithmetic and subgroups.
+    T1,
+    /// Cooperative matrices.
+    T2,
+}
+
+/// Opens what `--engine` and `--adapter` name.
 pub fn open(engine: Engine, adapter: Option<&str>) -> Result<Runtime, Failure> {
+    open_at(engine, adapter, None)
+}
+
+/// The same, used no further than a tier.
+pub fn open_at(engine: Engine, adapter: Option<&str>, tier: Option<TierName>) -> Result<Runtime, Failure> {
+    if let Some(tier) = tier {
+        if engine == Engine::Cpu {
+            return Err(Failure::input("--tier is of GPUs and --engine is cpu: give one of the two"));
+        }
+        let tier = [Tier::T0, Tier::T1, Tier::T2][tier as usize];
+        return gpu(&GpuOptions { adapter: adapter.map(str::to_owned), tier: Some(tier), ..Default::default() });
+    }
     match (engine, adapter) {
         (Engine::Cpu, Some(_)) => {
             Err(Failure::input("--adapter names a GPU adapter and --engine is cpu: give one of the two"))

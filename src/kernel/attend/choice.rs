@@ -45,7 +45,7 @@ pub(super) fn choices(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> (Vec<Ch
         None
     };
     let both = [(false, "8 x 8 scores a thread read least"), (true, small.unwrap_or("half the registers"))];
-    let tiles = both.map(|(small, why)| tile(width, rows, small, why));
+    let tiles = both.map(|(small, why)| tile(op, width, rows, small, why));
     let [large, little] = tiles;
     let two = large.consts != little.consts || large.workgroup != little.workgroup;
     if small.is_some() {
@@ -58,21 +58,45 @@ pub(super) fn choices(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> (Vec<Ch
     (list, refusals)
 }
 
-/// The portable tile: runs everywhere, takes everything.
-fn tile(width: usize, rows: usize, small: bool, why: &'static str) -> Choice {
-    // Sums of 8 rows x 8 values a thread, or as near as registers and the width allow. `small`: half the rows and more threads.
-    let workgroup: usize = if width <= 96 && !small { 64 } else { 128 };
-    let vecs = width.div_ceil(4).div_ceil(workgroup / 8);
+/// The portable tile: runs everywhere, takes everything. `small`: half the rows, and a text that compiles fast.
+fn tile(op: &Attend, width: usize, rows: usize, small: bool, why: &'static str) -> Choice {
     let each = if small || rows <= 32 || width > 256 { 4 } else { 8 };
-    let operands = (8 * each + 64) * 5;
-    let keys = [16, 8, 4, 2].into_iter().find(|keys| keys * vecs * workgroup / 8 <= operands).unwrap_or(1);
+    // Sums of `each` rows x 8 values a thread, or as near as registers and the width allow.
+    let workgroup: usize = if width <= if each == 4 { 128 } else { 96 } { 64 } else { 128 };
+    let columns = workgroup / 8;
+    let vecs = width.div_ceil(4).div_ceil(columns);
+    // 16 columns of 8 keys are 128: a list of blocks of 64 would be no run of keys any more.
+    let run = op.keys == Keys::Range && op.prefix == 0;
+    let keys_each = if columns == 8 || (each == 8 && run && vecs <= 2) { 8 } else { 4 };
+    let weights = 16 * (2 * each + 2);
+    let room = (14 << 10) / 16 - weights;
+    let keys = [16, 8, 4, 2].into_iter().find(|keys| keys * vecs * columns <= room).unwrap_or(1);
+    // Loads run ahead where registers allow. All parts of the values are in the text at 64 keys; of 128 they are more machine code than
+    // a GPU keeps.
+    let ahead = each == 8 && vecs * keys_each <= 16;
+    let unroll: usize = if small {
+        2
+    } else if each == 8 {
+        16
+    } else {
+        4
+    };
     Choice {
         tier: Tier::T0,
         entry: "attend/tile",
         wide: false,
         rows: 8 * each,
         workgroup: workgroup as u32,
-        consts: vec![("ROWS_EACH", each as u32), ("VALUE_VECS", vecs as u32), ("VALUE_KEYS", keys as u32)],
+        consts: vec![
+            ("ROWS_EACH", each as u32),
+            ("KEYS_EACH", keys_each as u32),
+            ("VALUE_VECS", vecs as u32),
+            ("VALUE_KEYS", keys as u32),
+            ("UNROLL", unroll as u32),
+            ("VALUE_UNROLL", unroll.min(keys) as u32),
+            ("SPREAD", if ahead && columns == 8 { 4 } else { 1 }),
+            ("EARLY", u32::from(ahead)),
+        ],
         imports: vec!["attend/tile_stage", "attend/tile_scores"],
         why,
     }

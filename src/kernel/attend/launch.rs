@@ -78,14 +78,14 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps, n: usize) -> Result<Opti
         builder = builder.import(file);
     }
     let scored = io.hooks.iter().any(|h| h.point == Point::Score);
-    if choice.tier == Tier::T2 {
+    if choice.entry != "attend/decode" {
         // The factor joins the exponent where nothing stands between them.
         let exponent = op.scale * std::f32::consts::LOG2_E;
         let fused = softmax && !scored && exponent > 1e-10;
-        let exact = depth.is_multiple_of(caps.matrix.unwrap_or(16) as usize);
+        let step = if choice.tier == Tier::T2 { caps.matrix.unwrap_or(16) as usize } else { 16 };
         builder = builder
             .switch("FUSED", fused)
-            .switch("EXACT", exact)
+            .switch("EXACT", depth.is_multiple_of(step))
             .f32("exponent", exponent)
             .f32("masked", (-1e30 / exponent).max(-3e38));
     }

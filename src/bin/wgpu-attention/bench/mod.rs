@@ -43,6 +43,10 @@ pub struct Args {
     /// Part of the name or driver of the adapter to measure; implies `--engine gpu`.
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
+    /// Leaves what is above a tier alone: t0 is portable WebGPU (f16 as storage only, no subgroups, 16 KiB of workgroup memory), t1 has no
+    /// cooperative matrices; implies `--engine gpu`.
+    #[arg(long, value_enum, value_name = "TIER")]
+    tier: Option<engines::TierName>,
     /// Seconds that the timing of one workload may take; one sample is always taken. [default: 5, on a software adapter 10, with --exponent 0.4]
     #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Option<f64>,
@@ -137,7 +141,7 @@ impl Log {
 }
 
 fn open(args: &Args) -> Result<Target, Failure> {
-    let runtime = engines::open(args.engine, args.adapter.as_deref())?;
+    let runtime = engines::open_at(args.engine, args.adapter.as_deref(), args.tier)?;
     let kind = match runtime.engine() {
         wgpu_attention::Engine::Cpu(_) => Kind::Cpu,
         wgpu_attention::Engine::Gpu(engine) if engine.device().0.adapter_info().device_type == DeviceType::Cpu => {

@@ -2,7 +2,7 @@
 
 use super::data;
 use super::documents;
-use super::workload::{Cut, Group, Input, Job, Workload, pairs, set};
+use super::workload::{Cut, Fill, Group, Input, Job, Workload, pairs, set};
 use wgpu_attention::{HostTensor, Result};
 
 /// Dense attention: B, H, Hk, Lq, Lk, D.
@@ -120,7 +120,17 @@ impl List {
     ) -> Result<()> {
         let tensor = |name| Input::normal(name, &[b, h, l, d], half);
         let mut inputs = vec![tensor("q"), tensor("k"), tensor("v")];
-        if variant != "linear-attention" {
+        match variant {
+            "gated-linear-attention" => inputs.push(Input::made("log_decay", &[b, h, l, d], Fill::LogGate)),
+            "gated-delta-net" | "delta-net" => {
+                inputs.push(Input::made("beta", &[b, h, l], Fill::Gate));
+                if variant == "gated-delta-net" {
+                    inputs.push(Input::made("log_decay", &[b, h, l], Fill::LogGate));
+                }
+            }
+            _ => {}
+        }
+        if matches!(variant, "retention" | "lightning-attention") {
             // Given, because the default of a head depends on how many there are, and heads are checked one at a time.
             let decay = |head: usize| (-(-5.0 - 8.0 * head as f64 / h as f64).exp2()).ln_1p() as f32;
             inputs.push(Input::given("log_decay", HostTensor::new(&[h], (0..h).map(decay).collect::<Vec<f32>>())?));
@@ -298,17 +308,23 @@ pub fn recurrent(b: usize, h: usize, l: usize, d: usize, half: bool) -> Result<J
 
 fn linear(list: &mut List) -> Result<()> {
     let kinds = [("linear", "linear-attention"), ("retention", "retention"), ("lightning", "lightning-attention")];
+    let gated = [
+        ("gla", "gated-linear-attention"),
+        ("gated-delta", "gated-delta-net"),
+        ("delta", "delta-net"),
+    ];
     for (id, sizes) in [("L1", [2, 16, 16384, 128]), ("L0", [8, 8, 1024, 64])] {
         let [b, h, l, d] = sizes;
         let dense = if id == "L1" { "L1@dense" } else { "L0@dense" };
         list.dense(dense, Group::Gpu, Dense::new([b, h, h, l, l, d], true, true));
-        for (name, variant) in kinds {
+        for (name, variant) in kinds.into_iter().chain(gated) {
             list.linear(&format!("{id}-{name}"), Group::Gpu, variant, sizes, true, false)?;
             if let Some(last) = list.0.last_mut() {
                 last.dense = Some(dense);
             }
         }
     }
+    list.linear("L1b-linear", Group::Gpu, "linear-attention", [1, 96, 8192, 128], true, false)?;
     list.linear("L3", Group::Gpu, "lightning-attention", [1, 8, 131_072, 128], true, false)?;
     list.linear("L4", Group::Gpu, "lightning-attention", [64, 32, 1, 128], true, true)
 }

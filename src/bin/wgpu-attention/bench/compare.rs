@@ -60,6 +60,7 @@ fn same(ours: &Row, peer: &Row) -> bool {
     }
     match ours.workload.split_once(['-', '@']) {
         Some((group, "dense")) => group == peer.workload && peer.peer.contains("causal"),
+        Some((group, "gated-delta")) => group == peer.workload && peer.peer.contains("gdn"),
         Some((group, kind)) => group == peer.workload && peer.peer.contains(kind),
         None => false,
     }

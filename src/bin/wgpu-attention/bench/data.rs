@@ -58,6 +58,23 @@ pub fn normal(shape: &[usize], dtype: DType, seed: u64) -> Result<HostTensor> {
     HostTensor::new(shape, data)
 }
 
+/// f32 numbers that `of` makes of normal ones.
+pub fn made(shape: &[usize], seed: u64, of: fn(f32) -> f32) -> Result<HostTensor> {
+    let mut list = normal(shape, DType::F32, seed)?.to_f32();
+    list.par_iter_mut().for_each(|x| *x = of(*x));
+    HostTensor::new(shape, list)
+}
+
+/// ln σ(x) / 16.
+pub fn log_gate(x: f32) -> f32 {
+    (x.min(0.0) - (-x.abs()).exp().ln_1p()) / 16.0
+}
+
+/// σ(x).
+pub fn gate(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// `count` numbers from 0 to 1.
 pub fn uniform(count: usize, seed: u64) -> Vec<f32> {
     let mut random = Random(seed);

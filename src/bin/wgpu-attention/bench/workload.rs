@@ -39,6 +39,10 @@ pub struct Workload {
 pub enum Fill {
     /// Normal numbers.
     Normal,
+    /// ln σ(x) / 16 of normal numbers x: log decays as a gate gives them.
+    LogGate,
+    /// σ(x) of normal numbers x.
+    Gate,
     /// These.
     Given(HostTensor),
 }
@@ -124,6 +128,8 @@ impl Job {
         let one = |(n, input): (usize, &Input)| {
             let tensor = match &input.fill {
                 Fill::Normal => data::normal(&input.shape, input.dtype, (set * 16 + n + 1) as u64)?,
+                Fill::LogGate => data::made(&input.shape, (set * 16 + n + 1) as u64, data::log_gate)?,
+                Fill::Gate => data::made(&input.shape, (set * 16 + n + 1) as u64, data::gate)?,
                 Fill::Given(tensor) => tensor.clone(),
             };
             Ok::<_, Error>((input.name.to_owned(), tensor))
@@ -136,6 +142,11 @@ impl Input {
     /// Normal numbers.
     pub fn normal(name: &'static str, shape: &[usize], half: bool) -> Self {
         Input { name, shape: shape.to_vec(), dtype: if half { DType::F16 } else { DType::F32 }, fill: Fill::Normal }
+    }
+
+    /// f32 numbers made of normal ones.
+    pub fn made(name: &'static str, shape: &[usize], fill: Fill) -> Self {
+        Input { name, shape: shape.to_vec(), dtype: DType::F32, fill }
     }
 
     /// A tensor that is part of the workload.

@@ -54,7 +54,7 @@ pub(crate) fn tile_of(key: &KernelKey) -> Option<[usize; 2]> {
         Const::Bool(_) => None,
     };
     match key.entry {
-        "attend/tile" => Some([8 * number("ROWS_EACH")?, 64]),
+        "attend/tile" => Some([8 * number("ROWS_EACH")?, key.workgroup as usize / 8 * number("KEYS_EACH")?]),
         "attend/matrix" => {
             let side = if key.imports.contains(&"attend/matrix_16") { 16 } else { 8 };
             Some([number("SUBGROUPS")? * number("ROW_TILES")? * side, side])
@@ -141,7 +141,8 @@ mod tests {
         let matrix = include_str!("../../../../shaders/attend/matrix.wgsl");
         for (text, line) in [
             (tile, "const TILE_Q: u32 = 8u * ROWS_EACH;"),
-            (tile, "const TILE_K: u32 = 64u;"),
+            (tile, "const COLUMNS: u32 = WORKGROUP / 8u;"),
+            (tile, "const TILE_K: u32 = COLUMNS * KEYS_EACH;"),
             (matrix, "const ROWS: u32 = ROW_TILES * N;"),
             (matrix, "const TILE_Q: u32 = ROWS * SUBGROUPS;"),
             (matrix, "const TILE_K: u32 = N;"),

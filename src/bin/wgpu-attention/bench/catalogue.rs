@@ -308,11 +308,7 @@ pub fn recurrent(b: usize, h: usize, l: usize, d: usize, half: bool) -> Result<J
 
 fn linear(list: &mut List) -> Result<()> {
     let kinds = [("linear", "linear-attention"), ("retention", "retention"), ("lightning", "lightning-attention")];
-    let gated = [
-        ("gla", "gated-linear-attention"),
-        ("gated-delta", "gated-delta-net"),
-        ("delta", "delta-net"),
-    ];
+    let gated = [("gla", "gated-linear-attention"), ("gated-delta", "gated-delta-net"), ("delta", "delta-net")];
     for (id, sizes) in [("L1", [2, 16, 16384, 128]), ("L0", [8, 8, 1024, 64])] {
         let [b, h, l, d] = sizes;
         let dense = if id == "L1" { "L1@dense" } else { "L0@dense" };

@@ -2,7 +2,7 @@
 
 use super::Ceilings;
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wgpu_attention::gpu::GpuEngine;
 use wgpu_attention::{Error, ErrorKind, Result, wgpu};
 
@@ -51,6 +51,8 @@ pub struct Clock {
 impl Clock {
     /// Workgroups of a pulse: short beside a sample, long beside a timestamp's step.
     const GROUPS: u32 = 2048;
+    /// Time of pulses at the start: longer than a device was seen to take from its lowest clock to its highest.
+    const SETTLE: Duration = Duration::from_millis(1500);
 
     /// A clock of a device with timestamps.
     pub fn new(engine: &GpuEngine) -> Result<Self> {
@@ -58,7 +60,13 @@ impl Clock {
         let device = Device { device: device.clone(), queue: queue.clone(), timestamps: true, software: false };
         let (pipeline, group, args) = device.build(&arithmetic(&|n| format!("a{n} = fma(a{n}, x, y);")), 2)?;
         device.queue.write_buffer(&args, 0, &32_u32.to_le_bytes());
-        Ok(Clock { device, pipeline, group, best: Cell::new(f64::INFINITY) })
+        let clock = Clock { device, pipeline, group, best: Cell::new(f64::INFINITY) };
+        // The first workload is compared with these: without them a device that is slow from the start would pass for one at full speed.
+        let start = Instant::now();
+        while start.elapsed() < Self::SETTLE {
+            clock.full()?;
+        }
+        Ok(clock)
     }
 
     /// Whether a pulse of arithmetic takes no more than 4 % longer than the shortest so far.

@@ -3,7 +3,7 @@
 // The next slot from which a step has keys, at or after `first`.
 fn advance(t: Tile, bounds: vec4<i32>, first: u32, slots: u32) -> u32 {
     var at = first;
-    while (at < slots && subgroupAny(keys_skip(t, bounds, at))) {
+    while (at < slots && keys_skip(t, bounds, at)) {
         at += TILE_K;
     }
     return at;

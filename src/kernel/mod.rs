@@ -37,6 +37,8 @@ pub enum Op {
     Scan(scan::Scan),
     /// The states at the starts of a scan's segments.
     Carry(scan::Carry),
+    /// What the tokens of a chunk do to each other by the delta rule.
+    Pairs(scan::Pairs),
     /// The elementwise recurrence.
     Selective(scan::Selective),
     /// A network that learns the tokens.
@@ -74,6 +76,7 @@ impl Op {
             Op::BlockMap(op) => op,
             Op::Scan(op) => op,
             Op::Carry(op) => op,
+            Op::Pairs(op) => op,
             Op::Selective(op) => op,
             Op::Memory(op) => op,
             Op::Solve(op) => op,

@@ -2,6 +2,7 @@
 
 mod bind;
 mod builder;
+mod delta;
 mod display;
 mod memory;
 mod verbs;

@@ -84,6 +84,8 @@ pub struct ScanIo {
     pub keep: Option<Ref>,
     /// (B, H, L, 1)
     pub w: Option<Ref>,
+    /// What [`scan::Pairs`] made of the chunks.
+    pub pairs: Option<Ref>,
     /// (1, H, 1, D)
     pub u: Option<Ref>,
     /// (B, H, D)
@@ -107,12 +109,13 @@ impl ScanIo {
             decay: None,
             keep: None,
             w: None,
+            pairs: None,
             u: None,
             z_in: None,
         }
     }
 
-    fn bindings(self) -> (Bindings, Vec<(&'static str, Ref, ScalarType)>) {
+    pub(super) fn bindings(self) -> (Bindings, Vec<(&'static str, Ref, ScalarType)>) {
         let io = self;
         let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("out", io.out), ("state", io.state)];
         optional(&mut list, "z", io.z);
@@ -120,6 +123,7 @@ impl ScanIo {
         optional(&mut list, "g", io.g);
         optional(&mut list, "a", io.a);
         optional(&mut list, "b", io.b);
+        optional(&mut list, "pairs", io.pairs);
         let mut tables = Vec::new();
         tables.extend(io.decay.map(|r| ("g_scalar", r, ScalarType::F32)));
         tables.extend(io.keep.map(|r| ("keep", r.insert(1).insert(3), ScalarType::Bool)));
@@ -176,7 +180,7 @@ impl SolveIo {
 /// Storage bindings of every device.
 const PORTABLE_BINDINGS: usize = 8;
 
-type Bindings = Vec<(&'static str, Ref)>;
+pub(super) type Bindings = Vec<(&'static str, Ref)>;
 
 fn optional(list: &mut Bindings, role: &'static str, bound: Option<Ref>) {
     list.extend(bound.map(|r| (role, r)));
@@ -278,12 +282,15 @@ impl PlanBuilder<'_> {
         let op = scan::Scan { half: io.v.dtype == DType::F16 && half(&io.q) && half(&io.k), ..op };
         match io.segment(&op, self.workgroups()) {
             Some(segment) => self.scan_segments(label, op, io, segment),
+            None if scan::chunked(&op, io.k.shape[2], io.k.shape[3]) && io.z.is_none() => {
+                self.scan_delta(label, op, io)
+            }
             None => self.scan_whole(label, op, io),
         }
     }
 
     /// One stage, and what has to come out of it to fit the bindings of every device: z, the state before, both erase vectors.
-    fn scan_whole(&mut self, label: &str, op: scan::Scan, mut io: ScanIo) -> Result<()> {
+    pub(super) fn scan_whole(&mut self, label: &str, op: scan::Scan, mut io: ScanIo) -> Result<()> {
         if io.count() > PORTABLE_BINDINGS
             && let Some(z) = io.z.take()
         {

@@ -184,9 +184,10 @@ impl Runtime {
     /// The variant's own checks.
     pub fn plan_for(&self, variant: &dyn Variant, problem: &Problem) -> Result<Plan> {
         let mut builder = PlanBuilder::new(problem);
-        if let Engine::Cpu(_) = self.engine {
-            builder = builder.filled_by(CPU_PIECES);
-        }
+        builder = match &self.engine {
+            Engine::Cpu(_) => builder.filled_by(CPU_PIECES),
+            Engine::Gpu(_) => builder.on(&self.caps()),
+        };
         variant.plan(problem, &mut builder)?;
         builder.finish()
     }

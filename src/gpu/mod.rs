@@ -11,7 +11,6 @@ mod profile;
 mod readback;
 mod resolve;
 mod self_test;
-mod self_test_delta;
 mod self_test_scan;
 mod tune;
 

@@ -89,7 +89,6 @@ impl GpuEngine {
         self.judge(&shape, true);
         // A shader that does not compile is a failure like a wrong result: the portable kernel serves.
         let right = match key.entry.split_once('/') {
-            Some(("scan", name)) if name.starts_with("delta") => self.run_delta(&shape).await,
             Some(("scan", _)) => self.run_scan(&shape).await,
             _ => self.run_matrix(&shape).await,
         };

@@ -37,8 +37,8 @@ pub enum Op {
     Scan(scan::Scan),
     /// The states at the starts of a scan's segments.
     Carry(scan::Carry),
-    /// What the tokens of a chunk do to each other by the delta rule.
-    Pairs(scan::Pairs),
+    /// What each chunk of tokens is to the recurrence.
+    Chunks(scan::Chunks),
     /// The elementwise recurrence.
     Selective(scan::Selective),
     /// A network that learns the tokens.
@@ -76,7 +76,7 @@ impl Op {
             Op::BlockMap(op) => op,
             Op::Scan(op) => op,
             Op::Carry(op) => op,
-            Op::Pairs(op) => op,
+            Op::Chunks(op) => op,
             Op::Selective(op) => op,
             Op::Memory(op) => op,
             Op::Solve(op) => op,

@@ -1,6 +1,7 @@
 //! `PlanBuilder`: what a variant writes its plan with. Slots here, stages by the typed verbs of `verbs.rs`.
 
 use super::{Check, Plan, Ref, Slot, SlotId, SlotRole, Stage};
+use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hook::Hook;
 use crate::kernel::Op;
@@ -15,6 +16,7 @@ pub struct PlanBuilder<'a> {
     plan: Plan,
     whole_from: usize,
     workgroups: usize,
+    matrices: Option<(usize, u64)>,
 }
 
 /// Workgroups that fill a large device with several each on its processors.
@@ -35,7 +37,7 @@ impl<'a> PlanBuilder<'a> {
                 check: None,
             });
         }
-        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS }
+        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS, matrices: None }
     }
 
     /// The finished plan.
@@ -172,6 +174,18 @@ impl<'a> PlanBuilder<'a> {
     pub fn filled_by(mut self, workgroups: usize) -> Self {
         self.workgroups = workgroups;
         self
+    }
+
+    /// Lets the plan use what a device has besides what all have: stages that only matrices need.
+    #[must_use]
+    pub fn on(mut self, caps: &Caps) -> Self {
+        self.matrices = caps.matrix.map(|_| (caps.max_storage_bindings as usize, caps.max_binding));
+        self
+    }
+
+    /// Storage bindings of a stage and bytes of a binding, at most, where the device has matrices.
+    pub(super) fn matrices(&self) -> Option<(usize, u64)> {
+        self.matrices
     }
 
     /// Pieces that fill the engine.

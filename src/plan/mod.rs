@@ -2,7 +2,7 @@
 
 mod bind;
 mod builder;
-mod delta;
+mod chunks;
 mod display;
 mod memory;
 mod verbs;

@@ -84,8 +84,8 @@ pub struct ScanIo {
     pub keep: Option<Ref>,
     /// (B, H, L, 1)
     pub w: Option<Ref>,
-    /// What [`scan::Pairs`] made of the chunks.
-    pub pairs: Option<Ref>,
+    /// What [`scan::Chunks`] made of the chunks: of halves and of floats.
+    pub records: Option<[Ref; 2]>,
     /// (1, H, 1, D)
     pub u: Option<Ref>,
     /// (B, H, D)
@@ -109,7 +109,7 @@ impl ScanIo {
             decay: None,
             keep: None,
             w: None,
-            pairs: None,
+            records: None,
             u: None,
             z_in: None,
         }
@@ -123,7 +123,9 @@ impl ScanIo {
         optional(&mut list, "g", io.g);
         optional(&mut list, "a", io.a);
         optional(&mut list, "b", io.b);
-        optional(&mut list, "pairs", io.pairs);
+        if let Some([chunks, marks]) = io.records {
+            list.extend([("chunks", chunks), ("marks", marks)]);
+        }
         let mut tables = Vec::new();
         tables.extend(io.decay.map(|r| ("g_scalar", r, ScalarType::F32)));
         tables.extend(io.keep.map(|r| ("keep", r.insert(1).insert(3), ScalarType::Bool)));
@@ -280,17 +282,17 @@ impl PlanBuilder<'_> {
     pub fn scan(&mut self, label: &str, op: scan::Scan, io: ScanIo) -> Result<()> {
         let half = |r: &Ref| r.dtype == DType::F16 || self.plan_role(r) == &SlotRole::Transient;
         let op = scan::Scan { half: io.v.dtype == DType::F16 && half(&io.q) && half(&io.k), ..op };
+        if self.chunked(&op, &io) {
+            return self.scan_chunks(label, op, io);
+        }
         match io.segment(&op, self.workgroups()) {
             Some(segment) => self.scan_segments(label, op, io, segment),
-            None if scan::chunked(&op, io.k.shape[2], io.k.shape[3]) && io.z.is_none() => {
-                self.scan_delta(label, op, io)
-            }
             None => self.scan_whole(label, op, io),
         }
     }
 
     /// One stage, and what has to come out of it to fit the bindings of every device: z, the state before, both erase vectors.
-    pub(super) fn scan_whole(&mut self, label: &str, op: scan::Scan, mut io: ScanIo) -> Result<()> {
+    fn scan_whole(&mut self, label: &str, op: scan::Scan, mut io: ScanIo) -> Result<()> {
         if io.count() > PORTABLE_BINDINGS
             && let Some(z) = io.z.take()
         {
@@ -338,7 +340,7 @@ impl PlanBuilder<'_> {
     }
 
     /// What each segment adds, the states at their starts, then all segments at once.
-    fn scan_segments(&mut self, label: &str, op: scan::Scan, mut io: ScanIo, each: usize) -> Result<()> {
+    pub(super) fn scan_segments(&mut self, label: &str, op: scan::Scan, mut io: ScanIo, each: usize) -> Result<()> {
         let (sums, z) = self.segment_states(label, op, &mut io, each)?;
         (io.state_in, io.z_in) = (Some(sums), z);
         let (list, tables) = io.bindings();
@@ -371,6 +373,9 @@ impl PlanBuilder<'_> {
         optional(&mut list, "g", io.g.clone());
         optional(&mut list, "z", z.clone());
         optional(&mut list, "total", total.clone());
+        if let Some([chunks, marks]) = io.records.clone() {
+            list.extend([("chunks", chunks), ("marks", marks)]);
+        }
         let tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
         let sum = scan::Scan { pass: scan::Pass::Sums(each), read_before: false, divide: scan::Divide::None, ..op };
         self.stage(&format!("{label} sums"), Op::Scan(sum), list, tables, Vec::new())?;

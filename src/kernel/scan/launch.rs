@@ -1,6 +1,6 @@
 //! The launches of `scan/chunk` and `scan/recurrent`.
 
-use super::{Decay, Divide, Pass, Scan, TABLES, delta, matrix};
+use super::{Decay, Divide, Pass, Scan, TABLES, matrix};
 use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, Place};
@@ -142,12 +142,7 @@ pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps) -> Result<Launch> {
     let z = has_z(op, io);
     // A divisor counts the token itself, which a read before the write does not.
     let whole = !(erases(op, io) || op.read_before && op.divide != Divide::None);
-    if let Some(launch) = matrix::launch(op, io, caps, s).filter(|_| whole) {
-        return Ok(launch);
-    }
-    if io.find("pairs").is_some()
-        && let Some(launch) = delta::launch(op, io, caps, s)
-    {
+    if let Some(launch) = matrix::launch(op, io, caps, s) {
         return Ok(launch);
     }
     let chunks = op.pass != Pass::Whole || s.tokens.max(s.queries) >= CHUNK;

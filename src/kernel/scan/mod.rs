@@ -1,7 +1,7 @@
 //! `scan`: the linear recurrence S_t = diag(e^g) S_{t-1} + b (a^T S_{t-1}) + w k v^T and its read.
 
 mod carry;
-mod delta;
+mod chunks;
 mod launch;
 mod matrix;
 mod memory;
@@ -12,8 +12,8 @@ mod tests;
 mod twin;
 
 pub use carry::Carry;
-pub use delta::Pairs;
-pub(crate) use delta::{ROW, chunked, rows};
+pub use chunks::Chunks;
+pub(crate) use chunks::{CHUNK, fits};
 pub use memory::{Act, Memory};
 pub use selective::Selective;
 pub use solve::{By, DEEPEST, Solve};
@@ -71,7 +71,7 @@ impl Pass {
 }
 
 /// The operation. Roles q (B, Hq, Lq, D), k (B, Hk, L, D), v (B, Hv, L, Dv) (head h of H = max reads h / (H / Hx)), `g` (B, H, L, D),
-/// erase vectors `a`, `b` (B, H, L, D) or both as `ab` (2, B, H, L, D), what [`Pairs`] made of the chunks, state_in (B, H, D, Dv), out (B, H, Lq, Dv), state (B, H, D, Dv), z (B, H, D).
+/// erase vectors `a`, `b` (B, H, L, D) or both as `ab` (2, B, H, L, D), `chunks` and `marks` as [`Chunks`] made them, state_in (B, H, D, Dv), out (B, H, Lq, Dv), state (B, H, D, Dv), z (B, H, D).
 /// Tables: `g_scalar` (B, H, L, 1) scalar log decay; `keep` (B, 1, L, 1) 0 for a masked key (no write, no decay, no erase); `w` (B, H, L, 1)
 /// write weight; `u` (1, H, 1, D) bonus of a read before the write; `z_in` (B, H, 1, D); `s_in` (B, H, D, Dv) in place of state_in. A table's axis of size 1 has stride 0.
 ///
@@ -136,7 +136,7 @@ impl Kernel for Scan {
     }
 
     fn roles(&self) -> &'static [Role] {
-        const ROLES: [Role; 13] = [
+        const ROLES: [Role; 14] = [
             Role::read("q", DType::F32).optional(),
             Role::read("k", DType::F32),
             Role::read("v", DType::F32),
@@ -144,7 +144,8 @@ impl Kernel for Scan {
             Role::read("a", DType::F32).optional(),
             Role::read("b", DType::F32).optional(),
             Role::read("ab", DType::F32).optional(),
-            Role::read("pairs", DType::F32).optional(),
+            Role::read("chunks", DType::F16).optional(),
+            Role::read("marks", DType::F32).optional(),
             Role::read("state_in", DType::F32).optional(),
             Role::write("out", DType::F32).optional(),
             Role::write("state", DType::F32),

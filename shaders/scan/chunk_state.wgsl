@@ -41,8 +41,8 @@ fn marks(t: Tile, n: u32) -> u32 {
 }
 
 // Keys of the chunk, their tokens along the rows: what they write to rows d of matrices of the state.
-fn keys(from: u32, d: u32, j: u32) -> MatA {
-    return coopLoadT<MatA>(&chunks_data[from + KEYS_AT + (d * TILES + j) * MATRIX], N4);
+fn keys(start: u32, d: u32, j: u32) -> MatA {
+    return coopLoadT<MatA>(&chunks_data[start + KEYS_AT + (d * TILES + j) * MATRIX], N4);
 }
 
 fn part(e: u32, l: u32) -> u32 {

@@ -45,21 +45,21 @@ fn kernel(group: u32, lane: u32) {
     var k = array<MatA, DEPTH_EACH * TILES>(); // split
     var v = array<vec4<f16>, V_EACH>();
     var decay = array<f32, DEPTH_EACH * EACH>();
-    var from = record(t, begin / CHUNK);
+    var start = record(t, begin / CHUNK);
     var mark = marks(t, begin / CHUNK);
     if (!SUMS) {
         for (var b = 0u; b < JOBS; b++) { // unroll
             for (var d = 0u; d < HALF; d++) { // unroll
-                q[b * HALF + d] = query(from, sub * JOBS + b, d);
+                q[b * HALF + d] = query(start, sub * JOBS + b, d);
             }
             for (var j = 0u; j < KEY_HALF; j++) { // unroll
-                a[b * KEY_HALF + j] = seen(from, sub * JOBS + b, j);
+                a[b * KEY_HALF + j] = seen(start, sub * JOBS + b, j);
             }
         }
     }
     for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
         for (var j = 0u; j < TILES; j++) { // unroll
-            k[d * TILES + j] = keys(from, sub * DEPTH_EACH + d, j);
+            k[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
         }
         for (var e = 0u; e < EACH; e++) { // unroll
             decay[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));
@@ -98,21 +98,21 @@ fn kernel(group: u32, lane: u32) {
         var a_next = array<MatA, JOBS * KEY_HALF>(); // split
         var k_next = array<MatA, DEPTH_EACH * TILES>(); // split
         var decay_next = array<f32, DEPTH_EACH * EACH>();
-        from = record(t, begin / CHUNK + n + 1u);
+        start = record(t, begin / CHUNK + n + 1u);
         mark = marks(t, begin / CHUNK + n + 1u);
         if (!SUMS) {
             for (var b = 0u; b < JOBS; b++) { // unroll
                 for (var d = 0u; d < HALF; d++) { // unroll
-                    q_next[b * HALF + d] = query(from, sub * JOBS + b, d);
+                    q_next[b * HALF + d] = query(start, sub * JOBS + b, d);
                 }
                 for (var j = 0u; j < KEY_HALF; j++) { // unroll
-                    a_next[b * KEY_HALF + j] = seen(from, sub * JOBS + b, j);
+                    a_next[b * KEY_HALF + j] = seen(start, sub * JOBS + b, j);
                 }
             }
         }
         for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
             for (var j = 0u; j < TILES; j++) { // unroll
-                k_next[d * TILES + j] = keys(from, sub * DEPTH_EACH + d, j);
+                k_next[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
             }
             for (var e = 0u; e < EACH; e++) { // unroll
                 decay_next[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));

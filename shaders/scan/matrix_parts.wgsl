@@ -12,14 +12,14 @@ var<workgroup> norm: array<f32, NORM>;                        // z
 var<workgroup> divisors: array<f32, DIVISORS>;                // q·z of a row in shares
 
 // A job is a product of queries: for a matrix of tokens, one of columns, and a half of the depth and of the keys.
-fn query(from: u32, job: u32, d: u32) -> MatA {
+fn query(start: u32, job: u32, d: u32) -> MatA {
     let m = job / (COLUMN_TILES * HALVES);
-    return coopLoadT<MatA>(&chunks_data[from + (m * DEPTH_TILES + job % HALVES * HALF + d) * MATRIX], N4);
+    return coopLoadT<MatA>(&chunks_data[start + (m * DEPTH_TILES + job % HALVES * HALF + d) * MATRIX], N4);
 }
 
-fn seen(from: u32, job: u32, j: u32) -> MatA {
+fn seen(start: u32, job: u32, j: u32) -> MatA {
     let m = job / (COLUMN_TILES * HALVES);
-    return coopLoadT<MatA>(&chunks_data[from + SEEN_AT + (m * TILES + job % HALVES * KEY_HALF + j) * MATRIX], N4);
+    return coopLoadT<MatA>(&chunks_data[start + SEEN_AT + (m * TILES + job % HALVES * KEY_HALF + j) * MATRIX], N4);
 }
 
 // z and the segment's decay.

@@ -1,11 +1,11 @@
-//! The self-test of the scan by cooperative matrices: segments, decay, state and z against the recurrence in f64.
+//! The self-test of the scan by cooperative matrices: records, segments, decay, the delta rule, state and z against the recurrence in f64.
 
 use super::engine::GpuEngine;
 use super::self_test::{Shape, shape};
 use crate::error::Result;
 use crate::kernel::Op;
 use crate::kernel::key::ScalarType;
-use crate::kernel::scan::{Carry, Decay, Divide, Pass, Scan};
+use crate::kernel::scan::{CHUNK, Carry, Chunks, Decay, Divide, Pass, Scan};
 use crate::plan::{Plan, Ref, Slot, SlotId, SlotRole, Stage};
 use crate::tensor::{DType, HostTensor, Inputs, Layout};
 
@@ -13,12 +13,22 @@ use crate::tensor::{DType, HostTensor, Inputs, Layout};
 const SEGMENT: usize = 64;
 /// The last segment and its last chunk are not full.
 const TOKENS: usize = 2 * SEGMENT + 43;
+const SCALE: f32 = 0.25;
 
 impl GpuEngine {
     pub(super) async fn run_scan(&self, of: &Shape) -> Result<bool> {
-        let number = |name: &str| of.iter().find(|(n, _)| *n == name).map_or(1, |(_, v)| *v as usize);
+        let number = |name: &str| of.iter().find(|(n, _)| *n == name).map(|(_, v)| *v as usize);
         let side = self.gpu.caps.matrix.unwrap_or(8) as usize;
-        let problem = Problem::new(number("DEPTH_TILES") * side, number("COLUMNS") * 4, number("DIVIDE") > 0);
+        let decay = [Decay::None, Decay::Scalar, Decay::Channel][number("DECAY").unwrap_or(0).min(2)];
+        // The records alone have no columns; whatever reads them is tested with its own.
+        let problem = Problem::new(
+            number("DEPTH_TILES").unwrap_or(4) * side,
+            number("COLUMNS").map_or(CHUNK, |n| n * 4),
+            decay,
+            number("DELTA") == Some(1),
+            number("NORM").is_some_and(|n| n > 1),
+            number("DIVIDE").is_some_and(|n| n > 0),
+        );
         let plan = problem.plan();
         let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
         let mut tested = false;
@@ -41,34 +51,47 @@ impl GpuEngine {
     }
 }
 
-/// One head with a scalar decay, over data from a fixed seed.
+/// One head over data from a fixed seed.
 struct Problem {
-    q: HostTensor,
-    k: HostTensor,
-    v: HostTensor,
-    gates: HostTensor,
+    /// q, k, v, log decay, write weight, state before.
+    tensors: [HostTensor; 6],
+    decay: Decay,
+    delta: bool,
     z: bool,
     divide: bool,
 }
 
+const NAMES: [&str; 6] = ["q", "k", "v", "gates", "weights", "before"];
+
 impl Problem {
-    fn new(depth: usize, width: usize, divide: bool) -> Self {
+    fn new(depth: usize, width: usize, decay: Decay, delta: bool, z: bool, divide: bool) -> Self {
         let mut state = 1_u32;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
-        let mut tensor = |width: usize, more: f32| HostTensor::from_fn(&[1, 1, TOKENS, width], |_| next() + more);
-        // Positive pairs, so that a divisor is no small difference.
-        let (q, k, v) = (tensor(depth, 1.25).to_f16(), tensor(depth, 1.25).to_f16(), tensor(width, 0.0).to_f16());
-        let gates: Vec<f32> = tensor(1, -1.0).to_f32().iter().map(|g| 0.1 * g).collect();
-        let gates = HostTensor::new(&[1, 1, TOKENS, 1], gates)
-            .unwrap_or_else(|_| HostTensor::from_fn(&[1, 1, TOKENS, 1], |_| 0.0));
-        Problem { q, k, v, gates, z: divide, divide }
+        let mut tensor = |shape: [usize; 4], by: f32, more: f32| HostTensor::from_fn(&shape, |_| by * next() + more);
+        // Positive pairs, so that a divisor is no small difference; for the delta rule keys of about unit length that have much in common, so that
+        // the chunk's own pairs count.
+        let (by, more) = if delta { ((depth as f32).powf(-0.5), 0.7 * (depth as f32).powf(-0.5)) } else { (1.0, 1.25) };
+        let channels = if decay == Decay::Channel { depth } else { 1 };
+        let tensors = [
+            tensor([1, 1, TOKENS, depth], 1.0, 1.25).to_f16(),
+            tensor([1, 1, TOKENS, depth], by, more).to_f16(),
+            tensor([1, 1, TOKENS, width], 1.0, 0.0).to_f16(),
+            tensor([1, 1, TOKENS, channels], 0.1, -0.1),
+            tensor([1, 1, TOKENS, 1], 0.4, 0.6),
+            tensor([1, 1, depth, width], 1.0, 0.0),
+        ];
+        Problem { tensors, decay, delta, z, divide }
     }
 
     fn inputs(&self) -> Inputs {
-        Inputs::new().with("q", &self.q).with("k", &self.k).with("v", &self.v).with("gates", &self.gates)
+        NAMES.iter().zip(&self.tensors).fold(Inputs::new(), |all, (name, x)| all.with(*name, x))
+    }
+
+    fn sizes(&self) -> [usize; 2] {
+        [1, 2].map(|n: usize| self.tensors[n].shape()[3])
     }
 
     fn plan(&self) -> Plan {
@@ -77,70 +100,86 @@ impl Problem {
             slots.push(Slot { name: name.into(), role, dtype, layout: Layout::contiguous(shape), check: None });
             Ref { slot: SlotId(slots.len() - 1), views: Vec::new(), dtype, shape: shape.to_vec() }
         };
-        let input = SlotRole::Input;
-        let (depth, width) = (self.q.shape()[3], self.v.shape()[3]);
-        let q = slot("q", input.clone(), DType::F16, self.q.shape());
-        let k = slot("k", input.clone(), DType::F16, self.k.shape());
-        let v = slot("v", input.clone(), DType::F16, self.v.shape());
-        let gates = slot("gates", input, DType::F32, self.gates.shape());
+        let [depth, width] = self.sizes();
+        let given: Vec<Ref> =
+            NAMES.iter().zip(&self.tensors).map(|(n, x)| slot(n, SlotRole::Input, x.dtype(), x.shape())).collect();
+        let take = |n: usize| given[n].clone();
         let out = slot("out", SlotRole::Output, DType::F32, &[1, 1, TOKENS, width]);
         let state = slot("state", SlotRole::Output, DType::F32, &[1, 1, depth, width]);
         let z = self.z.then(|| slot("z", SlotRole::Output, DType::F32, &[1, 1, depth]));
+        let mut scratch = |name: &str, dtype, shape: &[usize]| slot(name, SlotRole::Transient, dtype, shape);
+        let made = Chunks { decay: self.decay, delta: self.delta, scale: SCALE };
+        let count = TOKENS.div_ceil(CHUNK);
+        let chunks = scratch("chunks", DType::F16, &[1, 1, count, made.record(depth)]);
+        let marks = scratch("marks", DType::F32, &[1, 1, count, Chunks::marks(depth)]);
         let parts = TOKENS.div_ceil(SEGMENT);
-        let sums = slot("sums", SlotRole::Transient, DType::F32, &[1, parts, depth, width]);
-        let z_sums = self.z.then(|| slot("z_sums", SlotRole::Transient, DType::F32, &[1, parts, depth]));
-        let total = slot("total", SlotRole::Transient, DType::F32, &[1, parts, 1]);
-        let scan = |pass, divide| Scan { decay: Decay::Scalar, pass, divide, ..Scan::new(0.25) };
-        let bind = |mut list: Vec<(&'static str, Ref)>, z: &Option<Ref>| {
-            list.extend(z.clone().map(|z| ("z", z)));
-            list
+        let sums = scratch("sums", DType::F32, &[1, parts, depth, width]);
+        let z_sums = self.z.then(|| scratch("z_sums", DType::F32, &[1, parts, depth]));
+        let total = scratch("total", DType::F32, &[1, parts, if self.decay == Decay::Channel { depth } else { 1 }]);
+
+        let scan =
+            |pass, divide| Scan { decay: self.decay, delta: self.delta, half: true, pass, divide, ..Scan::new(SCALE) };
+        let bind = |roles: &[(&'static str, &Ref)], optional: &[(&'static str, Option<&Ref>)]| {
+            let optional = optional.iter().filter_map(|(name, r)| Some((*name, (*r)?)));
+            roles.iter().copied().chain(optional).map(|(name, r)| (name, r.clone())).collect::<Vec<_>>()
         };
-        let decay = || ("g_scalar", gates.clone(), ScalarType::F32);
-        let mut reads = vec![decay()];
-        reads.extend(z_sums.clone().map(|z| ("z_in", z.insert(2), ScalarType::F32)));
+        let channel = (self.decay == Decay::Channel).then(|| take(3));
+        let total = (self.decay != Decay::None).then_some(total);
+        let mut tables = vec![("w", take(4), ScalarType::F32)];
+        if self.decay == Decay::Scalar {
+            tables.push(("g_scalar", take(3), ScalarType::F32));
+        }
+        let (g, z_in) = (("g", channel.as_ref()), |z: &Ref| ("z_in", z.clone().insert(2), ScalarType::F32));
         let divide = if self.divide { Divide::Sum(0.0) } else { Divide::None };
-        let stages = [
-            (
+        let [q, k, v, before] = [0, 1, 2, 5].map(take);
+        let records = [("chunks", &chunks), ("marks", &marks)];
+        let own = [("q", &q), ("k", &k), ("v", &v), ("out", &out), ("state", &state)];
+        let mut stages =
+            vec![(Op::Chunks(made), bind(&[&[("q", &q), ("k", &k)], &records[..]].concat(), &[g]), tables.clone())];
+        let all = |state| bind(&[&own[..], &[("state_in", state)], &records[..]].concat(), &[g, ("z", z.as_ref())]);
+        if self.delta {
+            stages.push((Op::Scan(scan(Pass::Whole, divide)), all(&before), tables));
+        } else {
+            let some = [("k", &k), ("v", &v), ("state", &sums)];
+            let ends = [g, ("z", z_sums.as_ref()), ("total", total.as_ref())];
+            let reads = tables.iter().cloned().chain(z_sums.as_ref().map(z_in)).collect();
+            stages.push((
                 Op::Scan(scan(Pass::Sums(SEGMENT), Divide::None)),
-                bind(
-                    vec![("k", k.clone()), ("v", v.clone()), ("state", sums.clone()), ("total", total.clone())],
-                    &z_sums,
-                ),
-                vec![decay()],
-            ),
-            (
-                Op::Carry(Carry { segments: parts }),
-                bind(vec![("state", sums.clone()), ("total", total)], &z_sums),
-                vec![],
-            ),
-            (
-                Op::Scan(scan(Pass::Reads(SEGMENT), divide)),
-                bind(vec![("q", q), ("k", k), ("v", v), ("state_in", sums), ("out", out), ("state", state)], &z),
-                reads,
-            ),
-        ];
+                bind(&[&some[..], &records[..]].concat(), &ends),
+                tables,
+            ));
+            let carry = bind(&[("state", &sums), ("state_in", &before)], &ends[1..]);
+            stages.push((Op::Carry(Carry { segments: parts }), carry, vec![]));
+            stages.push((Op::Scan(scan(Pass::Reads(SEGMENT), divide)), all(&sums), reads));
+        }
         let stage =
             |(op, bindings, tables)| Stage { label: "self-test".into(), op, bindings, tables, hooks: Vec::new() };
-        let stages = stages.into_iter().map(stage).collect();
-        Plan { variant: "self-test", slots, stages, notes: Vec::new() }
+        Plan { variant: "self-test", slots, stages: stages.into_iter().map(stage).collect(), notes: Vec::new() }
     }
 
     fn definition(&self) -> Vec<Vec<f64>> {
-        let [q, k, v, gates] = [&self.q, &self.k, &self.v, &self.gates].map(HostTensor::to_f64);
-        let (depth, width) = (self.q.shape()[3], self.v.shape()[3]);
-        let (mut state, mut z, mut out) = (vec![0.0; depth * width], vec![0.0; depth], vec![0.0; TOKENS * width]);
+        let [q, k, v, gates, weights, before] = self.tensors.each_ref().map(HostTensor::to_f64);
+        let [depth, width] = self.sizes();
+        let (mut state, mut z, mut out) = (before, vec![0.0; depth], vec![0.0; TOKENS * width]);
         for t in 0..TOKENS {
-            let decay = gates[t].exp();
+            let (query, key) = (&q[t * depth..][..depth], &k[t * depth..][..depth]);
             for d in 0..depth {
-                z[d] = decay * z[d] + k[t * depth + d];
-                for e in 0..width {
-                    state[d * width + e] = decay * state[d * width + e] + k[t * depth + d] * v[t * width + e];
-                }
+                let decay = match self.decay {
+                    Decay::None => 1.0,
+                    Decay::Scalar => gates[t].exp(),
+                    Decay::Channel => gates[t * depth + d].exp(),
+                };
+                z[d] = decay * z[d] + weights[t] * key[d];
+                state[d * width..][..width].iter_mut().for_each(|s| *s *= decay);
             }
-            let q = &q[t * depth..][..depth];
-            let by: f64 = if self.divide { q.iter().zip(&z).map(|(q, z)| 0.25 * q * z).sum() } else { 1.0 };
-            for (e, out) in out[t * width..][..width].iter_mut().enumerate() {
-                *out = q.iter().enumerate().map(|(d, q)| 0.25 * q * state[d * width + e]).sum::<f64>() / by;
+            let dot =
+                |x: &[f64], state: &[f64], e: usize| -> f64 { (0..depth).map(|d| x[d] * state[d * width + e]).sum() };
+            let by = if self.divide { query.iter().zip(&z).map(|(q, z)| q * z).sum() } else { 1.0 / f64::from(SCALE) };
+            for e in 0..width {
+                let held = if self.delta { dot(key, &state, e) } else { 0.0 };
+                let change = weights[t] * (v[t * width + e] - held);
+                (0..depth).for_each(|d| state[d * width + e] += key[d] * change);
+                out[t * width + e] = dot(query, &state, e) / by;
             }
         }
         let mut all = vec![out, state];

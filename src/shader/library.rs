@@ -51,6 +51,7 @@ files![
     "scan/chunks",
     "scan/chunks_channel",
     "scan/common",
+    "scan/delta",
     "scan/idle",
     "scan/matrix",
     "scan/matrix_parts",

@@ -32,7 +32,7 @@ pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps, s: Sizes) -> Option<Launch
     let divides = op.divide != Divide::None;
     let slots = if op.delta { 1 } else { jobs / subgroups };
     let (norm, divisors) = (if z { depth } else { 1 }, if divides { workgroup } else { 1 });
-    let tall = depth + CHUNK * if op.delta { 3 } else { 1 };
+    let tall = depth + CHUNK * if op.delta { 2 } else { 1 };
     let bytes =
         2 * tall * (columns + 8) + 4 * (subgroups * slots * side * (side + 4) + norm + divisors + 2 * SUBGROUPS);
     // An invocation has a share of one row's divisor.

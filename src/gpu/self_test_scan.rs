@@ -113,9 +113,11 @@ impl Problem {
         let chunks = scratch("chunks", DType::F16, &[1, 1, count, made.record(depth)]);
         let marks = scratch("marks", DType::F32, &[1, 1, count, Chunks::marks(depth)]);
         let parts = TOKENS.div_ceil(SEGMENT);
-        let sums = scratch("sums", DType::F32, &[1, parts, depth, width]);
-        let z_sums = self.z.then(|| scratch("z_sums", DType::F32, &[1, parts, depth]));
-        let total = scratch("total", DType::F32, &[1, parts, if self.decay == Decay::Channel { depth } else { 1 }]);
+        let cut = !self.delta;
+        let channels = if self.decay == Decay::Channel { depth } else { 1 };
+        let sums = cut.then(|| scratch("sums", DType::F32, &[1, parts, depth, width]));
+        let z_sums = (cut && self.z).then(|| scratch("z_sums", DType::F32, &[1, parts, depth]));
+        let total = (cut && self.decay != Decay::None).then(|| scratch("total", DType::F32, &[1, parts, channels]));
 
         let scan =
             |pass, divide| Scan { decay: self.decay, delta: self.delta, half: true, pass, divide, ..Scan::new(SCALE) };
@@ -124,7 +126,6 @@ impl Problem {
             roles.iter().copied().chain(optional).map(|(name, r)| (name, r.clone())).collect::<Vec<_>>()
         };
         let channel = (self.decay == Decay::Channel).then(|| take(3));
-        let total = (self.decay != Decay::None).then_some(total);
         let mut tables = vec![("w", take(4), ScalarType::F32)];
         if self.decay == Decay::Scalar {
             tables.push(("g_scalar", take(3), ScalarType::F32));
@@ -137,10 +138,8 @@ impl Problem {
         let mut stages =
             vec![(Op::Chunks(made), bind(&[&[("q", &q), ("k", &k)], &records[..]].concat(), &[g]), tables.clone())];
         let all = |state| bind(&[&own[..], &[("state_in", state)], &records[..]].concat(), &[g, ("z", z.as_ref())]);
-        if self.delta {
-            stages.push((Op::Scan(scan(Pass::Whole, divide)), all(&before), tables));
-        } else {
-            let some = [("k", &k), ("v", &v), ("state", &sums)];
+        if let Some(sums) = &sums {
+            let some = [("k", &k), ("v", &v), ("state", sums)];
             let ends = [g, ("z", z_sums.as_ref()), ("total", total.as_ref())];
             let reads = tables.iter().cloned().chain(z_sums.as_ref().map(z_in)).collect();
             stages.push((
@@ -148,9 +147,11 @@ impl Problem {
                 bind(&[&some[..], &records[..]].concat(), &ends),
                 tables,
             ));
-            let carry = bind(&[("state", &sums), ("state_in", &before)], &ends[1..]);
+            let carry = bind(&[("state", sums), ("state_in", &before)], &ends[1..]);
             stages.push((Op::Carry(Carry { segments: parts }), carry, vec![]));
-            stages.push((Op::Scan(scan(Pass::Reads(SEGMENT), divide)), all(&sums), reads));
+            stages.push((Op::Scan(scan(Pass::Reads(SEGMENT), divide)), all(sums), reads));
+        } else {
+            stages.push((Op::Scan(scan(Pass::Whole, divide)), all(&before), tables));
         }
         let stage =
             |(op, bindings, tables)| Stage { label: "self-test".into(), op, bindings, tables, hooks: Vec::new() };

@@ -4,7 +4,7 @@
 // S <- decay S + K U, with the matrices H, T, Q, A and K of the chunk's record straight from memory, a chunk ahead of their use.
 // A job is a product with the state: of keys, then of queries, for a matrix of tokens and one of columns. The write of a state's rows is
 // their owner's. Barriers a chunk: 3. Workgroup memory: 25.3 KiB at D = 128 and 32 columns.
-// With scan/common, scan/chunk_state, attend/matrix_N.
+// With scan/state, scan/chunk_state, attend/matrix_N.
 
 const KEY_JOBS: u32 = TILES * COLUMN_TILES;
 const JOBS: u32 = 2u * KEY_JOBS / SUBGROUPS;

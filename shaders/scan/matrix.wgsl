@@ -4,7 +4,7 @@
 // matrices Q, A and K of the chunk's record straight from memory, a chunk ahead of their use.
 // Products of queries are spread over the subgroups by matrix and half of the depth; the write of a state's rows is their owner's.
 // Barriers a chunk: 2. Workgroup memory: 24 KiB at D = 128 and 32 columns.
-// With scan/common, scan/chunk_state, scan/matrix_parts, attend/matrix_N.
+// With scan/state, scan/chunk_state, scan/matrix_parts, attend/matrix_N.
 
 fn kernel(group: u32, lane: u32) {
     let t = tile_of(group);

@@ -16,7 +16,7 @@ pub struct PlanBuilder<'a> {
     plan: Plan,
     whole_from: usize,
     workgroups: usize,
-    matrices: Option<(usize, u64)>,
+    matrices: Option<u64>,
 }
 
 /// Workgroups that fill a large device with several each on its processors.
@@ -25,7 +25,13 @@ const WORKGROUPS: usize = 1024;
 impl<'a> PlanBuilder<'a> {
     /// An empty plan for a problem; its inputs are slots already.
     pub fn new(problem: &'a Problem) -> Self {
-        let mut plan = Plan { variant: problem.subject(), slots: Vec::new(), stages: Vec::new(), notes: Vec::new() };
+        let mut plan = Plan {
+            variant: problem.subject(),
+            slots: Vec::new(),
+            stages: Vec::new(),
+            notes: Vec::new(),
+            portable: None,
+        };
         let card = problem.card();
         let known = card.inputs.iter().filter_map(|i| Some((i.name, problem.input(i.name)?)));
         for (name, spec) in known.chain(problem.inputs().filter(|(name, _)| card.input(name).is_none())) {
@@ -179,12 +185,12 @@ impl<'a> PlanBuilder<'a> {
     /// Lets the plan use what a device has besides what all have: stages that only matrices need.
     #[must_use]
     pub fn on(mut self, caps: &Caps) -> Self {
-        self.matrices = caps.matrix.map(|_| (caps.max_storage_bindings as usize, caps.max_binding));
+        self.matrices = caps.matrix.map(|_| caps.max_binding);
         self
     }
 
-    /// Storage bindings of a stage and bytes of a binding, at most, where the device has matrices.
-    pub(super) fn matrices(&self) -> Option<(usize, u64)> {
+    /// Bytes of a binding, at most, where the device has matrices.
+    pub(super) fn matrices(&self) -> Option<u64> {
         self.matrices
     }
 

@@ -1,6 +1,6 @@
 //! Typed verbs: one a kernel, so that a plan names what it binds.
 
-use super::{PlanBuilder, Ref, SlotRole};
+use super::{PlanBuilder, Ref};
 use crate::error::Result;
 use crate::hook::Hook;
 use crate::kernel::key::ScalarType;
@@ -84,8 +84,6 @@ pub struct ScanIo {
     pub keep: Option<Ref>,
     /// (B, H, L, 1)
     pub w: Option<Ref>,
-    /// What [`scan::Chunks`] made of the chunks: of halves and of floats.
-    pub records: Option<[Ref; 2]>,
     /// (1, H, 1, D)
     pub u: Option<Ref>,
     /// (B, H, D)
@@ -109,7 +107,6 @@ impl ScanIo {
             decay: None,
             keep: None,
             w: None,
-            records: None,
             u: None,
             z_in: None,
         }
@@ -123,12 +120,9 @@ impl ScanIo {
         optional(&mut list, "g", io.g);
         optional(&mut list, "a", io.a);
         optional(&mut list, "b", io.b);
-        if let Some([chunks, marks]) = io.records {
-            list.extend([("chunks", chunks), ("marks", marks)]);
-        }
         let mut tables = Vec::new();
         tables.extend(io.decay.map(|r| ("g_scalar", r, ScalarType::F32)));
-        tables.extend(io.keep.map(|r| ("keep", r.insert(1).insert(3), ScalarType::Bool)));
+        tables.extend(io.keep.map(super::chunks::keep_table));
         tables.extend(io.w.map(|r| ("w", r, ScalarType::F32)));
         tables.extend(io.u.map(|r| ("u", r, ScalarType::F32)));
         tables.extend(io.z_in.map(|r| ("z_in", r.insert(2), ScalarType::F32)));
@@ -183,6 +177,17 @@ impl SolveIo {
 const PORTABLE_BINDINGS: usize = 8;
 
 pub(super) type Bindings = Vec<(&'static str, Ref)>;
+
+pub(super) type Tables = Vec<(&'static str, Ref, ScalarType)>;
+
+/// The stage of what each segment adds to the state, but for what it writes.
+fn segment_sums(op: &scan::Scan, io: &ScanIo, each: usize) -> (Op, Bindings, Tables) {
+    let mut list: Bindings = vec![("k", io.k.clone()), ("v", io.v.clone())];
+    optional(&mut list, "g", io.g.clone());
+    let tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
+    let pass = scan::Pass::Sums(each);
+    (Op::Scan(scan::Scan { pass, read_before: false, divide: scan::Divide::None, ..*op }), list, tables)
+}
 
 fn optional(list: &mut Bindings, role: &'static str, bound: Option<Ref>) {
     list.extend(bound.map(|r| (role, r)));
@@ -280,8 +285,6 @@ impl PlanBuilder<'_> {
     /// # Errors
     /// As [`PlanBuilder::stage`].
     pub fn scan(&mut self, label: &str, op: scan::Scan, io: ScanIo) -> Result<()> {
-        let half = |r: &Ref| r.dtype == DType::F16 || self.plan_role(r) == &SlotRole::Transient;
-        let op = scan::Scan { half: io.v.dtype == DType::F16 && half(&io.q) && half(&io.k), ..op };
         if self.chunked(&op, &io) {
             return self.scan_chunks(label, op, io);
         }
@@ -340,20 +343,22 @@ impl PlanBuilder<'_> {
     }
 
     /// What each segment adds, the states at their starts, then all segments at once.
-    pub(super) fn scan_segments(&mut self, label: &str, op: scan::Scan, mut io: ScanIo, each: usize) -> Result<()> {
-        let (sums, z) = self.segment_states(label, op, &mut io, each)?;
+    fn scan_segments(&mut self, label: &str, op: scan::Scan, mut io: ScanIo, each: usize) -> Result<()> {
+        let (sums, z) = self.segment_states(label, &op, &mut io, each, |io| segment_sums(&op, io, each))?;
         (io.state_in, io.z_in) = (Some(sums), z);
         let (list, tables) = io.bindings();
         self.stage(label, Op::Scan(scan::Scan { pass: scan::Pass::Reads(each), ..op }), list, tables, Vec::new())
     }
 
-    /// The states (B, H S, D, Dv) and normalisers (B, H S, D) at the starts of S segments of `each` tokens. Takes the states before.
-    fn segment_states(
+    /// The states (B, H S, D, Dv) and normalisers (B, H S, D) at the starts of S segments of `each` tokens; `sums` is the stage of what each
+    /// adds, but for what it writes. Takes the states before.
+    pub(super) fn segment_states(
         &mut self,
         label: &str,
-        op: scan::Scan,
+        op: &scan::Scan,
         io: &mut ScanIo,
         each: usize,
+        sums: impl FnOnce(&ScanIo) -> (Op, Bindings, Tables),
     ) -> Result<(Ref, Option<Ref>)> {
         let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| io.out.shape[axis]);
         let (depth, count) = (io.k.shape[3], tokens.div_ceil(each));
@@ -361,7 +366,7 @@ impl PlanBuilder<'_> {
             let shape = [&[batch, heads * count], inner].concat();
             self.scratch(&format!("{label}_{name}"), DType::F32, &shape)
         };
-        let sums = scratch("sums", &[depth, width]);
+        let state = scratch("sums", &[depth, width]);
         let z = (io.z.is_some() || op.divide != scan::Divide::None).then(|| scratch("z_sums", &[depth]));
         let total = match op.decay {
             scan::Decay::None => None,
@@ -369,25 +374,20 @@ impl PlanBuilder<'_> {
             scan::Decay::Channel => Some(scratch("total", &[depth])),
         };
 
-        let mut list: Bindings = vec![("k", io.k.clone()), ("v", io.v.clone()), ("state", sums.clone())];
-        optional(&mut list, "g", io.g.clone());
+        let (op, mut list, tables) = sums(io);
+        list.push(("state", state.clone()));
         optional(&mut list, "z", z.clone());
         optional(&mut list, "total", total.clone());
-        if let Some([chunks, marks]) = io.records.clone() {
-            list.extend([("chunks", chunks), ("marks", marks)]);
-        }
-        let tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
-        let sum = scan::Scan { pass: scan::Pass::Sums(each), read_before: false, divide: scan::Divide::None, ..op };
-        self.stage(&format!("{label} sums"), Op::Scan(sum), list, tables, Vec::new())?;
+        self.stage(&format!("{label} sums"), op, list, tables, Vec::new())?;
 
-        let mut list: Bindings = vec![("state", sums.clone())];
+        let mut list: Bindings = vec![("state", state.clone())];
         optional(&mut list, "z", z.clone());
         optional(&mut list, "total", total);
         optional(&mut list, "state_in", io.state_in.take());
         let tables = io.z_in.take().map(|r| ("z_in", r.insert(2), ScalarType::F32)).filter(|_| z.is_some());
         let carry = Op::Carry(scan::Carry { segments: count });
         self.stage(&format!("{label} carry"), carry, list, tables.into_iter().collect(), Vec::new())?;
-        Ok((sums, z))
+        Ok((state, z))
     }
 
     /// A linear system of each token; in segments where few heads do not fill a device.
@@ -402,7 +402,7 @@ impl PlanBuilder<'_> {
             let mut sums = ScanIo::new(&io.k, &io.k, &io.k, &io.out, &io.out);
             (sums.decay, sums.w, sums.state_in) = (io.g.clone(), io.w.clone(), io.state_in.take());
             let op = scan::Scan { decay, ..scan::Scan::new(1.0) };
-            io.state_in = Some(self.segment_states(label, op, &mut sums, each)?.0);
+            io.state_in = Some(self.segment_states(label, &op, &mut sums, each, |io| segment_sums(&op, io, each))?.0);
         }
         let mut list: Bindings = vec![("k", io.k), ("out", io.out)];
         optional(&mut list, "q", io.q);

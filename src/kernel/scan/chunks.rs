@@ -1,4 +1,4 @@
-//! `scan.chunks`: what each chunk of tokens is to the recurrence, whatever the state before; `scan/matrix` and `scan/delta` read it.
+//! `scan.chunks`: what each chunk of tokens is to the recurrence, whatever the state before; [`Chunked`](super::Chunked) reads it.
 
 use super::Decay;
 use super::launch::Sizes;
@@ -38,7 +38,7 @@ const TABLES: [(&str, ScalarType); 3] =
 /// P channels, the sums of the rows of K̃ᵀ and those of A. See S. Yang et al., "Parallelizing Linear Transformers with the Delta Rule over
 /// Sequence Length", NeurIPS 2024, arXiv 2406.06484, and "Gated Linear Attention Transformers", ICML 2024, arXiv 2312.06635, section 4.
 ///
-/// The twin of the scan goes token by token and reads none of it: this one's does nothing.
+/// Only on devices with cooperative matrices; the twin of [`Scan`](super::Scan) goes token by token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chunks {
     /// The width of the log decay.
@@ -56,8 +56,8 @@ pub(crate) fn padded(depth: usize) -> usize {
 
 impl Chunks {
     /// Halves of a record.
-    pub(crate) fn record(&self, depth: usize) -> usize {
-        let (tall, square) = if self.delta { (3, 2) } else { (2, 1) };
+    pub(crate) fn record(delta: bool, depth: usize) -> usize {
+        let (tall, square) = if delta { (3, 2) } else { (2, 1) };
         tall * CHUNK * padded(depth) + square * CHUNK * CHUNK
     }
 
@@ -79,8 +79,13 @@ impl Chunks {
             }
         }
         let marks = [batch, heads, tokens.div_ceil(CHUNK), Self::marks(depth)];
-        if count != marks[2] || record != self.record(depth) || io.get("marks").layout.shape != marks {
-            let want = format!("{} records of {} halves and of {} floats", marks[2], self.record(depth), marks[3]);
+        if count != marks[2] || record != Self::record(self.delta, depth) || io.get("marks").layout.shape != marks {
+            let want = format!(
+                "{} records of {} halves and of {} floats",
+                marks[2],
+                Self::record(self.delta, depth),
+                marks[3]
+            );
             return Err(self.refuse("chunks", want, chunks));
         }
         let given = [io.find("g").is_some(), io.has_table("g_scalar")];
@@ -128,7 +133,8 @@ impl Kernel for Chunks {
         let s = self.sizes(io)?;
         let serves = ["q", "k", "chunks"].iter().all(|role| element(io.get(role)).vector);
         let Some((side, lanes)) = matrices(caps).filter(|_| serves) else {
-            return Ok(LaunchBuilder::new(self, "scan/idle", 1, io, caps, &TABLES).groups(0));
+            let message = format!("{}: the device has no matrices for it", self.name());
+            return Err(Error::new(ErrorKind::Unsupported, message));
         };
         let count = s.tokens.div_ceil(CHUNK);
         let share = |role: &str| io.find(role).map_or(1, |meta| s.heads / meta.layout.shape[1]);
@@ -163,8 +169,13 @@ impl Kernel for Chunks {
             .groups(s.batch * s.heads * count))
     }
 
+    fn alternative(&self, n: usize, io: &Io, caps: &Caps) -> Result<Option<Launch>> {
+        if n == 0 { self.launch(io, caps).map(Some) } else { Ok(None) }
+    }
+
     fn twin(&self, _: &mut TwinIo) -> Result<()> {
-        Ok(())
+        let message = format!("{}: the CPU engine has no matrices; plans for it have the scan itself", self.name());
+        Err(Error::new(ErrorKind::Unsupported, message))
     }
 
     fn flops(&self, io: &Io) -> f64 {

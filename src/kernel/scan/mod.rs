@@ -1,9 +1,9 @@
 //! `scan`: the linear recurrence S_t = diag(e^g) S_{t-1} + b (a^T S_{t-1}) + w k v^T and its read.
 
 mod carry;
+mod chunked;
 mod chunks;
 mod launch;
-mod matrix;
 mod memory;
 mod selective;
 mod solve;
@@ -12,6 +12,7 @@ mod tests;
 mod twin;
 
 pub use carry::Carry;
+pub use chunked::Chunked;
 pub use chunks::Chunks;
 pub(crate) use chunks::{CHUNK, fits};
 pub use memory::{Act, Memory};
@@ -71,7 +72,7 @@ impl Pass {
 }
 
 /// The operation. Roles q (B, Hq, Lq, D), k (B, Hk, L, D), v (B, Hv, L, Dv) (head h of H = max reads h / (H / Hx)), `g` (B, H, L, D),
-/// erase vectors `a`, `b` (B, H, L, D) or both as `ab` (2, B, H, L, D), `chunks` and `marks` as [`Chunks`] made them, state_in (B, H, D, Dv), out (B, H, Lq, Dv), state (B, H, D, Dv), z (B, H, D).
+/// erase vectors `a`, `b` (B, H, L, D) or both as `ab` (2, B, H, L, D), state_in (B, H, D, Dv), out (B, H, Lq, Dv), state (B, H, D, Dv), z (B, H, D).
 /// Tables: `g_scalar` (B, H, L, 1) scalar log decay; `keep` (B, 1, L, 1) 0 for a masked key (no write, no decay, no erase); `w` (B, H, L, 1)
 /// write weight; `u` (1, H, 1, D) bonus of a read before the write; `z_in` (B, H, 1, D); `s_in` (B, H, D, Dv) in place of state_in. A table's axis of size 1 has stride 0.
 ///
@@ -92,8 +93,6 @@ pub struct Scan {
     pub pass: Pass,
     /// Erase by the key itself: a = e^g ⊙ k and b = -w k, so that a token replaces what its key held (the delta rule).
     pub delta: bool,
-    /// q and k were made of f16 numbers: a product by matrices may round them to f16 again.
-    pub half: bool,
 }
 
 impl Scan {
@@ -107,7 +106,6 @@ impl Scan {
             bidirectional: false,
             pass: Pass::Whole,
             delta: false,
-            half: false,
         }
     }
 
@@ -136,7 +134,7 @@ impl Kernel for Scan {
     }
 
     fn roles(&self) -> &'static [Role] {
-        const ROLES: [Role; 14] = [
+        const ROLES: [Role; 12] = [
             Role::read("q", DType::F32).optional(),
             Role::read("k", DType::F32),
             Role::read("v", DType::F32),
@@ -144,8 +142,6 @@ impl Kernel for Scan {
             Role::read("a", DType::F32).optional(),
             Role::read("b", DType::F32).optional(),
             Role::read("ab", DType::F32).optional(),
-            Role::read("chunks", DType::F16).optional(),
-            Role::read("marks", DType::F32).optional(),
             Role::read("state_in", DType::F32).optional(),
             Role::write("out", DType::F32).optional(),
             Role::write("state", DType::F32),

@@ -21,12 +21,15 @@ pub type Shape = Vec<(&'static str, u32)>;
 /// Whether each shape tried so far is right on this device.
 pub type Verdicts = BTreeMap<Shape, bool>;
 
+/// Feature maps touch no matrix.
+const OTHER: [&str; 2] = ["Q_MAP", "K_MAP"];
+
 pub(super) fn shape(key: &KernelKey) -> Shape {
     let numbers = |(name, value): &(&'static str, Const)| match value {
         Const::U32(n) => Some((*name, *n)),
         Const::Bool(_) => None,
     };
-    key.consts.iter().filter_map(numbers).collect()
+    key.consts.iter().filter_map(numbers).filter(|(name, _)| !OTHER.contains(name)).collect()
 }
 
 impl GpuEngine {

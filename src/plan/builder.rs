@@ -17,6 +17,7 @@ pub struct PlanBuilder<'a> {
     whole_from: usize,
     workgroups: usize,
     matrices: Option<u64>,
+    fused: bool,
 }
 
 /// Workgroups that fill a large device with several each on its processors.
@@ -43,14 +44,14 @@ impl<'a> PlanBuilder<'a> {
                 check: None,
             });
         }
-        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS, matrices: None }
+        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS, matrices: None, fused: false }
     }
 
     /// The finished plan.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when an output of the card was not written: a defect of the variant.
-    pub fn finish(self) -> Result<Plan> {
+    pub fn finish(mut self) -> Result<Plan> {
         for output in self.problem.card().outputs.iter().filter(|o| !o.optional) {
             let written = |stage: &Stage| {
                 stage.bindings.iter().any(|(role, r)| {
@@ -69,6 +70,9 @@ impl<'a> PlanBuilder<'a> {
                 let message = format!("{}: the plan writes no output `{name}`", self.plan.variant);
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
+        }
+        if self.fused {
+            self.plan.prune();
         }
         Ok(self.plan)
     }
@@ -187,6 +191,23 @@ impl<'a> PlanBuilder<'a> {
     pub fn on(mut self, caps: &Caps) -> Self {
         self.matrices = caps.matrix.map(|_| caps.max_binding);
         self
+    }
+
+    /// The stage that computes a scratch tensor, where it is bound whole.
+    pub(super) fn maker(&self, of: &Ref) -> Option<&Stage> {
+        let whole = of.views.is_empty() && self.plan_role(of) == &SlotRole::Transient;
+        let writes = |stage: &&Stage| stage.bindings.iter().any(|(role, r)| *role == "out" && r.slot == of.slot);
+        self.plan
+            .stages
+            .iter()
+            .rev()
+            .find(writes)
+            .filter(|stage| whole && stage.bindings.iter().all(|(role, r)| *role != "out" || r.views.is_empty()))
+    }
+
+    /// Another stage does what this one's maker did: it is left out if nothing else reads it.
+    pub(super) fn fused(&mut self) {
+        self.fused = true;
     }
 
     /// Bytes of a binding, at most, where the device has matrices.

@@ -1,11 +1,11 @@
 //! The stages of a scan in chunks by matrices.
 
-use super::verbs::{Bindings, ScanIo};
+use super::verbs::{Bindings, ScanIo, Tables};
 use super::{PlanBuilder, Ref, SlotRole};
 use crate::error::Result;
 use crate::kernel::key::ScalarType;
-use crate::kernel::{Op, scan};
-use crate::tensor::DType;
+use crate::kernel::{Op, scan, transform};
+use crate::tensor::{DType, HostTensor};
 
 /// Parts of the workgroups that fill a large device: a workgroup of matrices fills a processor, and a head has several.
 const LARGER: usize = 10;
@@ -42,8 +42,12 @@ impl PlanBuilder<'_> {
         };
         let records = scratch("chunks", DType::F16, scan::Chunks::record(op.delta, depth));
         let marks = scratch("marks", DType::F32, scan::Chunks::marks(depth));
-        let made = scan::Chunks { decay: op.decay, delta: op.delta, scale: op.scale };
-        let mut list: Bindings = vec![("q", io.q.clone()), ("k", io.k.clone())];
+        let mut turns = None;
+        let (q, q_given) = self.made(&io.q, &mut turns)?;
+        let (k, k_given) = self.made(&io.k, &mut turns)?;
+        let made = scan::Chunks { decay: op.decay, delta: op.delta, scale: op.scale, q, k };
+        let mut list: Bindings = vec![("q", q_given), ("k", k_given)];
+        list.extend(turns.map(|turns: Turns| ("turns", turns.made)));
         list.extend(io.g.clone().map(|g| ("g", g)));
         list.extend([("chunks", records.clone()), ("marks", marks.clone())]);
         let tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
@@ -66,6 +70,51 @@ impl PlanBuilder<'_> {
         tables.extend(io.z_in.map(|r| ("z_in", r.insert(2), ScalarType::F32)));
         self.stage(label, part(pass, op.divide), list, tables, Vec::new())
     }
+
+    /// What the stage that made a tensor does to its rows, where the records can do it, and what it is made of. What `turns` holds is shared by
+    /// both tensors.
+    fn made(&mut self, rows: &Ref, turns: &mut Option<Turns>) -> Result<(scan::Rows, Ref)> {
+        let given = (scan::Rows::Given, rows.clone());
+        let Some(stage) = self.maker(rows).filter(|stage| stage.hooks.is_empty()) else { return Ok(given) };
+        let bound = |role: &str| stage.bindings.iter().find(|(name, _)| *name == role).map(|(_, r)| r.clone());
+        let Some(x) = bound("x").filter(|x| x.shape == rows.shape) else { return Ok(given) };
+        let found = match stage.op {
+            Op::Map(op) if op.feature.elementwise() => scan::Rows::Map(op.feature),
+            Op::Norm(op) if bound("gate").is_none() => scan::Rows::Norm(op),
+            Op::Rotary(op) if op.interleaved => {
+                let (tables, like) = (stage.tables.clone(), transform::Rotary { scale: 1.0, ..op });
+                // Tables of rows alone, the same for all heads.
+                let shared = tables.iter().all(|(name, r, _)| *name != "channel" && r.shape[..2] == [1, 1]);
+                if !shared || turns.as_ref().is_some_and(|t| t.op != like || t.tables != tables) {
+                    return Ok(given);
+                }
+                if turns.is_none() {
+                    *turns = Some(self.turns(like, tables, [x.shape[2], x.shape[3]])?);
+                }
+                scan::Rows::Turned(op.scale)
+            }
+            _ => return Ok(given),
+        };
+        self.fused();
+        Ok((found, x))
+    }
+
+    /// Cosines and sines of all positions: what becomes of (1, 0) pairs.
+    fn turns(&mut self, op: transform::Rotary, tables: Tables, [tokens, depth]: [usize; 2]) -> Result<Turns> {
+        let first =
+            self.constant("first", HostTensor::from_fn(&[1, 1, 1, depth], |n| if n % 2 == 0 { 1.0 } else { 0.0 }));
+        let made = self.scratch("turns", DType::F32, &[1, 1, tokens, depth]);
+        let list = vec![("x", first.broadcast(&[1, 1, tokens, depth])), ("out", made.clone())];
+        self.stage("turns", Op::Rotary(op), list, tables.clone(), Vec::new())?;
+        Ok(Turns { op, tables, made })
+    }
+}
+
+/// Cosines and sines (1, 1, L, D) in turn, and what they were made of.
+struct Turns {
+    op: transform::Rotary,
+    tables: Tables,
+    made: Ref,
 }
 
 /// The table of a mask of keys (B, L).

@@ -5,6 +5,7 @@ mod builder;
 mod chunks;
 mod display;
 mod memory;
+mod prune;
 mod verbs;
 
 pub use builder::PlanBuilder;

@@ -14,6 +14,7 @@ macro_rules! files {
 
 files![
     "lib/at",
+    "lib/elementwise",
     "lib/half",
     "lib/less_one",
     "attend/tile",
@@ -45,6 +46,7 @@ files![
     "pool/pool",
     "scan/carry",
     "scan/chunk",
+    "scan/chunk_rows",
     "scan/chunk_state",
     "scan/chunk_tile",
     "scan/chunk_token",

@@ -2,6 +2,7 @@
 
 use super::Decay;
 use super::launch::Sizes;
+use super::rows::{Rows, rows};
 use crate::caps::{Caps, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, ScalarType};
@@ -18,7 +19,7 @@ const TABLES: [(&str, ScalarType); 3] =
     [("g_scalar", ScalarType::F32), ("keep", ScalarType::Bool), ("w", ScalarType::F32)];
 
 /// What each chunk of 32 tokens is to the recurrence, all chunks at once. Roles q (B, Hq, L, D), k (B, Hk, L, D), `g` (B, Hg, L, D) with a
-/// decay a channel, chunks (B, H, L / 32, R) of f16 and marks (B, H, L / 32, 2 P + 32), where P is D up to a power of two, at least 32.
+/// decay a channel, `turns` (1, 1, L, D) where rows are turned, chunks (B, H, L / 32, R) of f16 and marks (B, H, L / 32, 2 P + 32), where P is D up to a power of two, at least 32.
 /// Tables `g_scalar`, `keep` and `w` as for [`Scan`](super::Scan).
 ///
 /// With G_i the log decay of a chunk up to and with token i, one record of `chunks` holds, as matrices of N x N one after another
@@ -47,6 +48,10 @@ pub struct Chunks {
     pub delta: bool,
     /// Factor of q.
     pub scale: f32,
+    /// What becomes of rows of q first.
+    pub q: Rows,
+    /// What becomes of rows of k first.
+    pub k: Rows,
 }
 
 /// Rows and channels of the record: D as the matrices have it.
@@ -119,10 +124,11 @@ impl Kernel for Chunks {
     }
 
     fn roles(&self) -> &'static [Role] {
-        const ROLES: [Role; 5] = [
+        const ROLES: [Role; 6] = [
             Role::read("q", DType::F32),
             Role::read("k", DType::F32),
             Role::read("g", DType::F32).optional(),
+            Role::read("turns", DType::F32).optional(),
             Role::write("chunks", DType::F16),
             Role::write("marks", DType::F32),
         ];
@@ -152,7 +158,7 @@ impl Kernel for Chunks {
             .switch("HAS_WRITE", io.has_table("w"))
             .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
             .import("scan/chunk_token");
-        Ok(builder
+        Ok(rows(builder, io, self.q, self.k)
             .u32("heads", s.heads)
             .u32("tokens", s.tokens)
             .u32("depth", s.depth)

@@ -5,6 +5,7 @@ mod chunked;
 mod chunks;
 mod launch;
 mod memory;
+mod rows;
 mod selective;
 mod solve;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub use chunked::Chunked;
 pub use chunks::Chunks;
 pub(crate) use chunks::{CHUNK, fits};
 pub use memory::{Act, Memory};
+pub use rows::Rows;
 pub use selective::Selective;
 pub use solve::{By, DEEPEST, Solve};
 

@@ -145,7 +145,8 @@ impl Kernel for Chunks {
             .switch("HAS_KEEP", io.has_table("keep"))
             .switch("HAS_WRITE", io.has_table("w"))
             .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
-            .import("scan/chunk_token");
+            .import("scan/chunk_token")
+            .import("scan/chunk_record");
         Ok(builder
             .u32("heads", s.heads)
             .u32("tokens", s.tokens)

@@ -1,5 +1,5 @@
-// What rows of q and k go through before anything else: features, a turn of neighbouring channels. A norm is a factor of the row: what is made of
-// the row is multiplied by q_norm or k_norm of its sum of squares.
+// What rows of q and k go through before anything else: features, a turn of neighbouring channels. A norm is a factor of
+// the row, from its sum of squares.
 
 fn mapped(kind: u32, x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(elementwise(kind, x.x), elementwise(kind, x.y), elementwise(kind, x.z), elementwise(kind, x.w));
@@ -34,10 +34,47 @@ fn norm_factor(squares: f32, eps: f32, factor: f32) -> f32 {
     return select(factor / sqrt(mean), 0.0, mean == 0.0);
 }
 
-fn q_norm(squares: f32) -> f32 {
-    return select(1.0, norm_factor(squares, args.q_eps, args.q_factor), Q_NORM);
+// Shares of the sums of squares of rows of k, then of q, by quads of tokens: eight neighbouring invocations have a share of the same quad.
+const LENGTH_SHARES: u32 = min(2u, DEPTH_TILES * N / 32u);
+const LENGTH_QUADS: u32 = CHUNK / 4u;
+var<workgroup> lengths: array<vec4<f32>, 2u * LENGTH_SHARES * LENGTH_QUADS>;
+
+fn share_lengths(n: u32, at: u32, of_k: vec4<f32>, of_q: vec4<f32>) {
+    var y = of_k;
+    var x = of_q;
+    for (var by = 1u; by < 8u; by += by) {
+        y += subgroupShuffleXor(y, by);
+        x += subgroupShuffleXor(x, by);
+    }
+    if (n % 8u == 0u) {
+        lengths[at] = y;
+        lengths[LENGTH_SHARES * LENGTH_QUADS + at] = x;
+    }
 }
 
-fn k_norm(squares: f32) -> f32 {
-    return select(1.0, norm_factor(squares, args.k_eps, args.k_factor), K_NORM);
+fn lengths_of(at: u32) -> vec4<f32> {
+    var sum = vec4<f32>();
+    for (var n = 0u; n < LENGTH_SHARES; n++) { // unroll
+        sum += lengths[n * LENGTH_QUADS + at];
+    }
+    return sum;
+}
+
+// After a barrier: the factors of four rows.
+fn k_factors(quad: u32) -> vec4<f32> {
+    if (!K_NORM) {
+        return vec4<f32>(1.0);
+    }
+    let s = lengths_of(quad);
+    return vec4<f32>(norm_factor(s.x, args.k_eps, args.k_factor), norm_factor(s.y, args.k_eps, args.k_factor),
+        norm_factor(s.z, args.k_eps, args.k_factor), norm_factor(s.w, args.k_eps, args.k_factor));
+}
+
+fn q_factors(quad: u32) -> vec4<f32> {
+    if (!Q_NORM) {
+        return vec4<f32>(1.0);
+    }
+    let s = lengths_of(LENGTH_SHARES * LENGTH_QUADS + quad);
+    return vec4<f32>(norm_factor(s.x, args.q_eps, args.q_factor), norm_factor(s.y, args.q_eps, args.q_factor),
+        norm_factor(s.z, args.q_eps, args.q_factor), norm_factor(s.w, args.q_eps, args.q_factor));
 }

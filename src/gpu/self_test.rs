@@ -91,6 +91,10 @@ impl GpuEngine {
         }
         // A shader that does not compile is a failure like a wrong result: the portable kernel serves.
         let right = match key.entry.split_once('/') {
+            Some(("scan", "chunks" | "chunks_channel")) => {
+                self.judge(&shape, true);
+                self.run_chunks(&shape).await
+            }
             Some(("scan", _)) => self.run_scan(&shape).await,
             _ => {
                 self.judge(&shape, true);

@@ -6,7 +6,7 @@ use crate::caps::Tier;
 use crate::error::Result;
 use crate::kernel::Op;
 use crate::kernel::key::ScalarType;
-use crate::kernel::scan::{CHUNK, Carry, Chunked, Chunks, Decay, Divide, Pass, Rows};
+use crate::kernel::scan::{CHUNK, Carry, Chunked, Chunks, Decay, Divide, Pass};
 use crate::plan::{Plan, Ref, Slot, SlotId, SlotRole, Stage};
 use crate::tensor::{DType, HostTensor, Inputs, Layout};
 
@@ -122,7 +122,7 @@ impl Problem {
         let state_after = slot("state", SlotRole::Output, DType::F32, &[1, 1, depth, width]);
         let z = self.z.then(|| slot("z", SlotRole::Output, DType::F32, &[1, 1, depth]));
         let mut scratch = |name: &str, dtype, shape: &[usize]| slot(name, SlotRole::Transient, dtype, shape);
-        let made = Chunks { decay: self.decay, delta: self.delta, scale: SCALE, q: Rows::Given, k: Rows::Given };
+        let made = Chunks::new(self.decay, self.delta, SCALE);
         let count = TOKENS.div_ceil(CHUNK);
         let chunks = scratch("chunks", DType::F16, &[1, 1, count, Chunks::record(self.delta, depth)]);
         let marks = scratch("marks", DType::F32, &[1, 1, count, Chunks::marks(depth)]);

@@ -60,6 +60,11 @@ pub(crate) fn padded(depth: usize) -> usize {
 }
 
 impl Chunks {
+    /// Of q and k as they are given.
+    pub fn new(decay: Decay, delta: bool, scale: f32) -> Self {
+        Chunks { decay, delta, scale, q: Rows::Given, k: Rows::Given }
+    }
+
     /// Halves of a record.
     pub(crate) fn record(delta: bool, depth: usize) -> usize {
         let (tall, square) = if delta { (3, 2) } else { (2, 1) };
@@ -157,7 +162,8 @@ impl Kernel for Chunks {
             .switch("HAS_KEEP", io.has_table("keep"))
             .switch("HAS_WRITE", io.has_table("w"))
             .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
-            .import("scan/chunk_token");
+            .import("scan/chunk_token")
+            .import("scan/chunk_record");
         Ok(rows(builder, io, self.q, self.k)
             .u32("heads", s.heads)
             .u32("tokens", s.tokens)

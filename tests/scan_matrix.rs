@@ -5,7 +5,9 @@ mod common;
 
 use common::{Budget, close, engines, random};
 use wgpu_attention::variants::FeatureMap;
-use wgpu_attention::variants::linear::{GatedLinearAttention, LightningAttention, LinearAttention, Retention};
+use wgpu_attention::variants::linear::{
+    DeltaNet, GatedLinearAttention, LightningAttention, LinearAttention, Retention,
+};
 use wgpu_attention::{Engine, HostTensor, Inputs, Runtime, Variant};
 
 fn half(shape: &[usize], seed: u64) -> HostTensor {
@@ -113,4 +115,29 @@ fn decay_a_channel() {
     }
     let call = inputs([1, 2, 1, 2100, 32, 32]).with("log_decay", decay(&[1, 2, 2100, 32], 0.1));
     check("segments", &GatedLinearAttention::default(), &call, &["scan/chunks_channel", "scan/carry", "scan/matrix"]);
+}
+
+/// Stages of the plan for a device with matrices.
+fn stages(variant: &dyn Variant, call: &Inputs) -> Option<Vec<&'static str>> {
+    let (_, runtime) = engines().into_iter().find(|(_, r)| r.caps().matrix.is_some())?;
+    let plan = runtime.plan(variant, call).expect("a plan");
+    Some(plan.stages.iter().map(|stage| stage.op.kernel().name()).collect())
+}
+
+#[test]
+fn rows_are_made_where_the_records_are() {
+    let size @ [b, h, _, l, d, dv] = [1, 4, 2, 70, 24, 16];
+    let call = inputs(size);
+    let Some(found) = stages(&LinearAttention::default(), &call) else { return };
+    assert_eq!(found, ["scan.chunks", "scan.chunked"]);
+    // A table of cosines and sines is made of one row a position.
+    let found = stages(&Retention::default(), &inputs([b, h, h, l, d, dv]));
+    assert_eq!(found.expect("a plan")[..3], ["transform.rotary", "scan.chunks", "scan.chunked"]);
+    let delta = call.with("beta", random(&[b, h, l], 4)).with("v", half(&[b, h, l, dv], 3));
+    assert_eq!(stages(&DeltaNet::default(), &delta).expect("a plan"), ["scan.chunks", "scan.chunked"]);
+    for phi in [FeatureMap::Relu, FeatureMap::Silu, FeatureMap::Exp] {
+        let variant = LinearAttention { phi, normalise: false, ..Default::default() };
+        check(&format!("{phi:?}"), &variant, &inputs(size), WHOLE);
+    }
+    check("turned", &Retention { offset: 1000, ..Default::default() }, &inputs([b, h, h, l, d, dv]), WHOLE);
 }

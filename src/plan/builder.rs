@@ -143,6 +143,11 @@ impl<'a> PlanBuilder<'a> {
     pub fn constant(&mut self, name: &str, data: HostTensor) -> Ref {
         let data = data.contiguous();
         let (dtype, shape) = (data.dtype(), data.shape().to_vec());
+        // The same data once: tables of cosines for q are those for k.
+        let same = |s: &Slot| s.name == name && matches!(&s.role, SlotRole::Constant(held) if *held == data);
+        if let Some(n) = self.plan.slots.iter().position(same) {
+            return Ref { slot: SlotId(n), views: Vec::new(), dtype, shape };
+        }
         self.slot(name, SlotRole::Constant(data), dtype, &shape)
     }
 

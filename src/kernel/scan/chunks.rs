@@ -164,7 +164,7 @@ impl Kernel for Chunks {
             .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
             .import("scan/chunk_token")
             .import("scan/chunk_record");
-        Ok(rows(builder, io, self.q, self.k)
+        Ok(rows(builder, self.q, self.k)
             .u32("heads", s.heads)
             .u32("tokens", s.tokens)
             .u32("depth", s.depth)

@@ -1,7 +1,7 @@
 //! What rows of q and k go through on their way into the records of a scan, in place of a stage of its own.
 
+use crate::kernel::LaunchBuilder;
 use crate::kernel::transform::{Feature, Norm};
-use crate::kernel::{Io, LaunchBuilder};
 
 /// What becomes of a row of q or k first.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,10 +36,10 @@ impl Rows {
 }
 
 /// What `scan/chunk_rows` reads.
-pub(super) fn rows<'a>(builder: LaunchBuilder<'a>, io: &Io, q: Rows, k: Rows) -> LaunchBuilder<'a> {
+pub(super) fn rows<'a>(builder: LaunchBuilder<'a>, q: Rows, k: Rows) -> LaunchBuilder<'a> {
     let (norm, turned) = (|r| matches!(r, Rows::Norm(_)), |r| matches!(r, Rows::Turned(_)));
-    let builder = if io.find("turns").is_some() { builder.strides("turns", 4) } else { builder };
     builder
+        .strides("turns", 4)
         .constant("Q_MAP", q.map())
         .constant("K_MAP", k.map())
         .switch("Q_NORM", norm(q))

@@ -306,7 +306,7 @@ fn strong_decays() {
         for delta in [false, true] {
             let mut inputs = halves(size);
             // Strong ones among weak ones.
-            let g = |n: usize| -share(n, 5) * if n % 3 == 0 { fastest } else { 0.01 };
+            let g = |n: usize| -share(n, 5) * if n.is_multiple_of(3) { fastest } else { 0.01 };
             inputs.push(("g_scalar", table(size, g)));
             Stage::new(op(Decay::Scalar, delta), 1, inputs).check(&format!("{title}, delta {delta}"));
         }

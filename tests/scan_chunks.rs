@@ -82,10 +82,6 @@ impl Stage {
         Stage { op, heads, inputs, card: Box::leak(Box::new(card)) }
     }
 
-    fn find(&self, name: &str) -> Option<(Vec<usize>, Vec<f64>)> {
-        self.inputs.iter().find(|(n, _)| *n == name).map(|(_, t)| (t.shape().to_vec(), t.to_f64()))
-    }
-
     /// Runs on every adapter with matrices and compares.
     fn check(&self, title: &str) {
         let call = self.inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
@@ -114,11 +110,12 @@ impl Stage {
         let (p, count) = (depth.next_power_of_two().max(C), tokens.div_ceil(C));
         // Products of f32 keys are those of their halves.
         let absolute = if self.inputs[1].1.dtype() == DType::F16 { 1e-5 } else { 1e-3 };
+        let tensors: Vec<_> = self.inputs.iter().map(|(name, t)| (*name, t.shape(), t.to_f64())).collect();
         let record = chunks.len() / (batch * self.heads * count);
         for n in 0..batch * self.heads * count {
             let at = (n / count / self.heads, n / count % self.heads, n % count * C);
             let title = format!("{title}, chunk {at:?}");
-            let want = self.definition(at, p);
+            let want = self.definition(&tensors, at, p);
             let got = &chunks[n * record..][..record];
             let mut start = 0;
             for (name, rows, columns, want) in &want.parts {
@@ -148,9 +145,14 @@ impl Stage {
     }
 
     /// The record of the chunk of `batch`, `head`, first token.
-    fn definition(&self, (batch, head, first): (usize, usize, usize), p: usize) -> Record {
+    fn definition(
+        &self,
+        tensors: &[(&str, &[usize], Vec<f64>)],
+        (batch, head, first): (usize, usize, usize),
+        p: usize,
+    ) -> Record {
         let element = |name: &str, token: usize, d: usize| {
-            let (shape, data) = &self.find(name)?;
+            let (_, shape, data) = tensors.iter().find(|(n, ..)| *n == name)?;
             let (h, j) = (head * shape[1] / self.heads, token % shape[2]);
             Some(data[((batch * shape[1] + h) * shape[2] + j) * shape[3] + d])
         };
@@ -304,7 +306,7 @@ fn strong_decays() {
         for delta in [false, true] {
             let mut inputs = halves(size);
             // Strong ones among weak ones.
-            let g = |n: usize| -share(n, 5) * if n % 3 == 0 { fastest } else { 0.01 };
+            let g = |n: usize| -share(n, 5) * if n.is_multiple_of(3) { fastest } else { 0.01 };
             inputs.push(("g_scalar", table(size, g)));
             Stage::new(op(Decay::Scalar, delta), 1, inputs).check(&format!("{title}, delta {delta}"));
         }

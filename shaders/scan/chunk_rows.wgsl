@@ -12,16 +12,16 @@ fn turned(i: u32, d: u32, x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(x.x * r.x - x.y * r.y, x.y * r.x + x.x * r.y, x.z * r.z - x.w * r.w, x.w * r.z + x.z * r.w);
 }
 
-fn q_made(i: u32, d: u32, x: q_raw) -> vec4<f32> {
-    var y = mapped(Q_MAP, q_real(x));
+fn q_made(i: u32, d: u32, x: vec4<f16>) -> vec4<f32> {
+    var y = mapped(Q_MAP, vec4<f32>(x));
     if (Q_TURN) {
         y = turned(i, d, y) * args.q_factor;
     }
     return y;
 }
 
-fn k_made(i: u32, d: u32, x: k_raw) -> vec4<f32> {
-    var y = mapped(K_MAP, k_real(x));
+fn k_made(i: u32, d: u32, x: vec4<f16>) -> vec4<f32> {
+    var y = mapped(K_MAP, vec4<f32>(x));
     if (K_TURN) {
         y = turned(i, d, y) * args.k_factor;
     }
@@ -77,4 +77,19 @@ fn q_factors(quad: u32) -> vec4<f32> {
     let s = lengths_of(LENGTH_SHARES * LENGTH_QUADS + quad);
     return vec4<f32>(norm_factor(s.x, args.q_eps, args.q_factor), norm_factor(s.y, args.q_eps, args.q_factor),
         norm_factor(s.z, args.q_eps, args.q_factor), norm_factor(s.w, args.q_eps, args.q_factor));
+}
+
+// The same as halves, times the row's factor.
+fn k_half(i: u32, d: u32, x: vec4<f16>, by: f32) -> vec4<f16> {
+    if (K_MAP == 0u && !K_TURN && !K_NORM) {
+        return x;
+    }
+    return vec4<f16>(k_made(i, d, x) * by);
+}
+
+fn q_half(i: u32, d: u32, x: vec4<f16>, by: f32) -> vec4<f16> {
+    if (Q_MAP == 0u && !Q_TURN && !Q_NORM) {
+        return x;
+    }
+    return vec4<f16>(q_made(i, d, x) * by);
 }

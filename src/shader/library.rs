@@ -46,6 +46,7 @@ files![
     "pool/pool",
     "scan/carry",
     "scan/chunk",
+    "scan/chunk_blocks",
     "scan/chunk_record",
     "scan/chunk_rows",
     "scan/chunk_state",

@@ -6,6 +6,7 @@ mod chunks;
 mod display;
 mod memory;
 mod prune;
+mod scan;
 mod verbs;
 
 pub use builder::PlanBuilder;

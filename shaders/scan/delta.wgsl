@@ -49,7 +49,7 @@ fn kernel(group: u32, lane: u32) {
             }
         }
     }
-    // What the next chunk needs is on its way while this one is multiplied.
+    // What a chunk needs is on its way since the one before.
     var h = array<MatA, JOBS * DEPTH_TILES>(); // split
     var solved = array<MatA, JOBS * TILES>(); // split
     var a = array<MatA, JOBS * TILES>(); // split
@@ -60,14 +60,25 @@ fn kernel(group: u32, lane: u32) {
         for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
             h[b * DEPTH_TILES + d] = rows_of(record(t, 0u), sub * JOBS + b, d);
         }
+        for (var j = 0u; j < TILES; j++) { // unroll
+            solved[b * TILES + j] = square(record(t, 0u), SOLVED_AT, sub * JOBS + b, j);
+            a[b * TILES + j] = square(record(t, 0u), SEEN_AT, sub * JOBS + b, j);
+        }
         for (var e = 0u; e < EACH; e++) { // unroll
             v[b * EACH + e] = value(t, 0u, sub * JOBS + b, e, l);
+        }
+    }
+    for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
+        for (var j = 0u; j < TILES; j++) { // unroll
+            k[d * TILES + j] = keys(record(t, 0u), sub * DEPTH_EACH + d, j);
+        }
+        for (var e = 0u; e < EACH; e++) { // unroll
+            decay[d * EACH + e] = marks_load(marks(t, 0u) + state_row(sub, d * COLUMN_TILES, e, l));
         }
     }
 
     for (var n = 0u; n < count; n++) {
         let first = n * CHUNK;
-        let start = record(t, n);
         let next = record(t, n + 1u);
         var most = vec4<f32>();
         for (var i = 0u; i < OWNED * EACH; i++) { // unroll
@@ -90,28 +101,7 @@ fn kernel(group: u32, lane: u32) {
         for (var i = 0u; i < SUBGROUPS; i++) { // unroll
             shrink = min(shrink, scales[i]);
         }
-        // Those of this chunk that are needed after the next barriers, and those of the next chunk that are needed first.
-        for (var b = 0u; b < JOBS; b++) { // unroll
-            for (var j = 0u; j < TILES; j++) { // unroll
-                solved[b * TILES + j] = square(start, SOLVED_AT, sub * JOBS + b, j);
-                a[b * TILES + j] = square(start, SEEN_AT, sub * JOBS + b, j);
-            }
-        }
-        for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
-            for (var j = 0u; j < TILES; j++) { // unroll
-                k[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
-            }
-            for (var e = 0u; e < EACH; e++) { // unroll
-                decay[d * EACH + e] = marks_load(marks(t, n) + state_row(sub, d * COLUMN_TILES, e, l));
-            }
-        }
-        var h_next = array<MatA, JOBS * DEPTH_TILES>(); // split
-        for (var b = 0u; b < JOBS; b++) { // unroll
-            for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
-                h_next[b * DEPTH_TILES + d] = rows_of(next, sub * JOBS + b, d);
-            }
-        }
-
+        // Loads for the next chunk follow the last use of what they replace.
         var reads = array<MatC, JOBS>(); // split
         for (var b = 0u; b < JOBS; b++) { // unroll
             let job = sub * JOBS + b;
@@ -125,6 +115,9 @@ fn kernel(group: u32, lane: u32) {
                 scale = own;
                 let s = coopLoadT<MatB>(&state_tile[d * N * STRIDE + job % COLUMN_TILES * N4], STRIDE);
                 reads[b] = coopMultiplyAdd(h[b * DEPTH_TILES + d], s, reads[b]);
+            }
+            for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
+                h[b * DEPTH_TILES + d] = rows_of(next, job, d);
             }
             reads[b] = reads[b] * (shrink / scale);
             coopStoreT(reads[b], &patches[corner], PATCH_STRIDE);
@@ -151,6 +144,9 @@ fn kernel(group: u32, lane: u32) {
             for (var j = 0u; j < TILES; j++) { // unroll
                 u = coopMultiplyAdd(solved[b * TILES + j], coopLoadT<MatB>(&v_tile[j * N * STRIDE + job % COLUMN_TILES * N4], STRIDE), u);
             }
+            for (var j = 0u; j < TILES; j++) { // unroll
+                solved[b * TILES + j] = square(next, SOLVED_AT, job, j);
+            }
             coopStoreT(u, &patches[corner], PATCH_STRIDE);
             subgroupBarrier();
             for (var e = 0u; e < EACH; e++) { // unroll
@@ -169,6 +165,7 @@ fn kernel(group: u32, lane: u32) {
             for (var j = 0u; j < TILES; j++) { // unroll
                 let y = coopLoadT<MatB>(&news[j * N * STRIDE + job % COLUMN_TILES * N4], STRIDE);
                 reads[b] = coopMultiplyAdd(a[b * TILES + j], y, reads[b]);
+                a[b * TILES + j] = square(next, SEEN_AT, job, j);
             }
             coopStoreT(reads[b], &patches[corner], PATCH_STRIDE);
             subgroupBarrier();
@@ -197,8 +194,13 @@ fn kernel(group: u32, lane: u32) {
             }
             subgroupBarrier();
         }
-        for (var i = 0u; i < JOBS * DEPTH_TILES; i++) { // unroll
-            h[i] = h_next[i];
+        for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
+            for (var j = 0u; j < TILES; j++) { // unroll
+                k[d * TILES + j] = keys(next, sub * DEPTH_EACH + d, j);
+            }
+            for (var e = 0u; e < EACH; e++) { // unroll
+                decay[d * EACH + e] = marks_load(marks(t, n + 1u) + state_row(sub, d * COLUMN_TILES, e, l));
+            }
         }
     }
     for (var n = 0u; n < OWNED; n++) { // unroll

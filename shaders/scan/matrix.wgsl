@@ -39,7 +39,7 @@ fn kernel(group: u32, lane: u32) {
         }
     }
 
-    // What the next chunk needs is on its way while this one is multiplied.
+    // What a chunk needs is on its way since the one before.
     var q = array<MatA, JOBS * HALF>(); // split
     var a = array<MatA, JOBS * KEY_HALF>(); // split
     var k = array<MatA, DEPTH_EACH * TILES>(); // split
@@ -68,10 +68,10 @@ fn kernel(group: u32, lane: u32) {
     for (var m = 0u; m < V_EACH; m++) { // unroll
         v[m] = v_part(t, begin, lane + m * WORKGROUP);
     }
+    var extra = extras(mark, lane);
 
     for (var n = 0u; n < count; n++) {
         let first = begin + n * CHUNK;
-        let here = mark;
         if (!SUMS) {
             var most = vec4<f32>();
             for (var i = 0u; i < OWNED * EACH; i++) { // unroll
@@ -94,33 +94,13 @@ fn kernel(group: u32, lane: u32) {
         }
         workgroupBarrier();
 
-        var q_next = array<MatA, JOBS * HALF>(); // split
-        var a_next = array<MatA, JOBS * KEY_HALF>(); // split
-        var k_next = array<MatA, DEPTH_EACH * TILES>(); // split
-        var decay_next = array<f32, DEPTH_EACH * EACH>();
+        // Loads for the next chunk follow the last use of what they replace.
         start = record(t, begin / CHUNK + n + 1u);
         mark = marks(t, begin / CHUNK + n + 1u);
-        if (!SUMS) {
-            for (var b = 0u; b < JOBS; b++) { // unroll
-                for (var d = 0u; d < HALF; d++) { // unroll
-                    q_next[b * HALF + d] = query(start, sub * JOBS + b, d);
-                }
-                for (var j = 0u; j < KEY_HALF; j++) { // unroll
-                    a_next[b * KEY_HALF + j] = seen(start, sub * JOBS + b, j);
-                }
-            }
-        }
-        for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
-            for (var j = 0u; j < TILES; j++) { // unroll
-                k_next[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
-            }
-            for (var e = 0u; e < EACH; e++) { // unroll
-                decay_next[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));
-            }
-        }
         for (var m = 0u; m < V_EACH; m++) { // unroll
             v[m] = v_part(t, first + CHUNK, lane + m * WORKGROUP);
         }
+        let extra_next = extras(mark, lane);
 
         // The write, through the slot that the read then takes.
         for (var i = 0u; i < OWNED; i++) { // unroll
@@ -136,6 +116,14 @@ fn kernel(group: u32, lane: u32) {
             }
             if (SLOTS == 1u || i + 1u == OWNED) {
                 subgroupBarrier();
+            }
+        }
+        for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
+            for (var j = 0u; j < TILES; j++) { // unroll
+                k[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
+            }
+            for (var e = 0u; e < EACH; e++) { // unroll
+                decay[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));
             }
         }
         if (!SUMS) {
@@ -161,6 +149,12 @@ fn kernel(group: u32, lane: u32) {
                     sum = coopMultiplyAdd(a[b * KEY_HALF + j], y, sum);
                 }
                 coopStoreT(sum, &patches[corner + b * PATCH], PATCH_STRIDE);
+                for (var d = 0u; d < HALF; d++) { // unroll
+                    q[b * HALF + d] = query(start, job, d);
+                }
+                for (var j = 0u; j < KEY_HALF; j++) { // unroll
+                    a[b * KEY_HALF + j] = seen(start, job, j);
+                }
             }
             if (DIVIDE != 0u) {
                 let i = lane / SHARES;
@@ -187,7 +181,7 @@ fn kernel(group: u32, lane: u32) {
                     y += patches[((job + h) / JOBS * SLOTS + (job + h) % JOBS) * PATCH + at];
                 }
                 if (DIVIDE != 0u) {
-                    var by = marks_load(here + 2u * CHANNELS + i);
+                    var by = extra.row[m];
                     for (var h = 0u; h < SHARES; h++) { // unroll
                         by += divisors[i * SHARES + h];
                     }
@@ -201,23 +195,13 @@ fn kernel(group: u32, lane: u32) {
         for (var m = 0u; m < NORM_EACH; m++) { // unroll
             let d = lane + m * WORKGROUP;
             if ((HAS_Z || SUMS) && d < CHANNELS) {
-                let factor = marks_load(here + d);
-                all[m] *= factor;
+                all[m] *= extra.decay[m];
                 if (HAS_Z) {
-                    norm[d] = factor * norm[d] + marks_load(here + CHANNELS + d);
+                    norm[d] = extra.decay[m] * norm[d] + extra.keys[m];
                 }
             }
         }
-        for (var i = 0u; i < JOBS * HALF; i++) { // unroll
-            q[i] = q_next[i];
-        }
-        for (var i = 0u; i < JOBS * KEY_HALF; i++) { // unroll
-            a[i] = a_next[i];
-        }
-        for (var i = 0u; i < DEPTH_EACH * TILES; i++) { // unroll
-            k[i] = k_next[i];
-        }
-        decay = decay_next;
+        extra = extra_next;
     }
 
     if (ends(t)) {

@@ -29,7 +29,7 @@ const V_EACH: u32 = (V_PARTS + WORKGROUP - 1u) / WORKGROUP;
 var<workgroup> state_tile: array<vec4<f16>, CHANNELS * STRIDE>;
 var<workgroup> v_tile: array<vec4<f16>, CHUNK * STRIDE>;
 var<workgroup> patches: array<vec4<f32>, SUBGROUPS * SLOTS * PATCH>;      // matrices on their way to the lanes
-var<workgroup> scales: array<f32, SUBGROUPS>;
+var<workgroup> scales: array<i32, SUBGROUPS>;                             // the powers
 
 // Chunk n of the head, where the segment ends the last one again: loads have no branches.
 fn record(t: Tile, n: u32) -> u32 {
@@ -69,8 +69,14 @@ fn v_real_part(t: Tile, first: u32, n: u32, x: vec4<f16>) -> vec4<f16> {
     return select(vec4<f16>(), x, there);
 }
 
-// A power of two that brings `top` to [1024, 2048). Ratios of two of them, and products that they scale, stay within f32.
-fn scale_of(top: f32) -> f32 {
-    let exponent = i32((bitcast<u32>(top) >> 23u) & 0xffu) - 127;
-    return exp2(f32(clamp(10 - exponent, -50, 50)));
+// The power of two that brings a subgroup's largest number to [1024, 2048), from what is largest in each lane. Ratios of two of them, and
+// products that they scale, stay within f32.
+fn power_of(most: vec4<f32>) -> i32 {
+    // Bits of what is not negative are ordered as the numbers are, and whole numbers have a faster maximum.
+    let top = subgroupMax(bitcast<u32>(max(max(most.x, most.y), max(most.z, most.w))));
+    return clamp(137 - i32((top >> 23u) & 0xffu), -50, 50);
+}
+
+fn two_to(power: i32) -> f32 {
+    return bitcast<f32>(u32(power + 127) << 23u);
 }

@@ -84,20 +84,20 @@ fn kernel(group: u32, lane: u32) {
         for (var i = 0u; i < OWNED * EACH; i++) { // unroll
             most = max(most, abs(x[i]));
         }
-        let own_scale = scale_of(subgroupMax(max(max(most.x, most.y), max(most.z, most.w))));
+        let power = power_of(most);
         for (var i = 0u; i < OWNED; i++) { // unroll
             for (var e = 0u; e < EACH; e++) { // unroll
                 let at = state_row(sub, i, e, l) * STRIDE + i % COLUMN_TILES * N4 + part(e, l) % N4;
-                state_tile[at] = vec4<f16>(x[i * EACH + e] * own_scale);
+                state_tile[at] = vec4<f16>(x[i * EACH + e] * two_to(power));
             }
         }
         if (l == 0u) {
-            scales[sub] = own_scale;
+            scales[sub] = power;
         }
         workgroupBarrier();
 
         // What a large state takes from the values needs its scale too.
-        var shrink = 1.0;
+        var shrink = 0;
         for (var i = 0u; i < SUBGROUPS; i++) { // unroll
             shrink = min(shrink, scales[i]);
         }
@@ -106,11 +106,11 @@ fn kernel(group: u32, lane: u32) {
         for (var b = 0u; b < JOBS; b++) { // unroll
             let job = sub * JOBS + b;
             // The sum so far has the scale of the rows that came last.
-            var scale = 1.0;
+            var scale = 0;
             for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
                 let own = scales[d / DEPTH_EACH];
                 if (d > 0u) {
-                    reads[b] = reads[b] * (own / scale);
+                    reads[b] = reads[b] * two_to(own - scale);
                 }
                 scale = own;
                 let s = coopLoadT<MatB>(&state_tile[d * N * STRIDE + job % COLUMN_TILES * N4], STRIDE);
@@ -119,14 +119,14 @@ fn kernel(group: u32, lane: u32) {
             for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
                 h[b * DEPTH_TILES + d] = rows_of(next, job, d);
             }
-            reads[b] = reads[b] * (shrink / scale);
+            reads[b] = reads[b] * two_to(shrink - scale);
             coopStoreT(reads[b], &patches[corner], PATCH_STRIDE);
             subgroupBarrier();
             for (var e = 0u; e < EACH; e++) { // unroll
                 let p = part(e, l);
                 let i = token_of(job, e, l);
                 let value = vec4<f32>(v_real_part(t, first, i * COLUMNS + column_of(job, e, l), v[b * EACH + e]));
-                let y = value * shrink - patches[corner + p / N4 * PATCH_STRIDE + p % N4];
+                let y = value * two_to(shrink) - patches[corner + p / N4 * PATCH_STRIDE + p % N4];
                 if (job < KEY_JOBS) {
                     v_tile[i * STRIDE + column_of(job, e, l)] = vec4<f16>(y);
                 }
@@ -173,7 +173,7 @@ fn kernel(group: u32, lane: u32) {
                 let p = part(e, l);
                 let i = first + token_of(job, e, l);
                 if (job >= KEY_JOBS && e * LANES + l < MATRIX && i < args.tokens) {
-                    let y = patches[corner + p / N4 * PATCH_STRIDE + p % N4] * (1.0 / shrink);
+                    let y = patches[corner + p / N4 * PATCH_STRIDE + p % N4] * two_to(-shrink);
                     out_store4(out_row(t, i), t.column + column_of(job, e, l) * 4u, args.width, y);
                 }
             }
@@ -189,7 +189,7 @@ fn kernel(group: u32, lane: u32) {
             subgroupBarrier();
             for (var e = 0u; e < EACH; e++) { // unroll
                 let p = part(e, l);
-                let more = patches[corner + p / N4 * PATCH_STRIDE + p % N4] * (1.0 / shrink);
+                let more = patches[corner + p / N4 * PATCH_STRIDE + p % N4] * two_to(-shrink);
                 x[i * EACH + e] = decay[i / COLUMN_TILES * EACH + e] * x[i * EACH + e] + more;
             }
             subgroupBarrier();

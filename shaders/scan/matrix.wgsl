@@ -77,15 +77,15 @@ fn kernel(group: u32, lane: u32) {
             for (var i = 0u; i < OWNED * EACH; i++) { // unroll
                 most = max(most, abs(x[i]));
             }
-            let scale = scale_of(subgroupMax(max(max(most.x, most.y), max(most.z, most.w))));
+            let power = power_of(most);
             for (var i = 0u; i < OWNED; i++) { // unroll
                 for (var e = 0u; e < EACH; e++) { // unroll
                     let at = state_row(sub, i, e, l) * STRIDE + i % COLUMN_TILES * N4 + part(e, l) % N4;
-                    state_tile[at] = vec4<f16>(x[i * EACH + e] * scale);
+                    state_tile[at] = vec4<f16>(x[i * EACH + e] * two_to(power));
                 }
             }
             if (l == 0u) {
-                scales[sub] = scale;
+                scales[sub] = power;
             }
         }
         for (var m = 0u; m < V_EACH; m++) { // unroll
@@ -132,18 +132,18 @@ fn kernel(group: u32, lane: u32) {
                 let h = job % HALVES;
                 let c = job / HALVES % COLUMN_TILES;
                 // The sum so far has the scale of the rows that came last.
-                var scale = 1.0;
+                var scale = 0;
                 var sum = MatC();
                 for (var d = 0u; d < HALF; d++) { // unroll
                     let own = scales[(h * HALF + d) / DEPTH_EACH];
                     if (d > 0u) {
-                        sum = sum * (own / scale);
+                        sum = sum * two_to(own - scale);
                     }
                     scale = own;
                     let s = coopLoadT<MatB>(&state_tile[(h * HALF + d) * N * STRIDE + c * N4], STRIDE);
                     sum = coopMultiplyAdd(q[b * HALF + d], s, sum);
                 }
-                sum = sum * (1.0 / scale);
+                sum = sum * two_to(-scale);
                 for (var j = 0u; j < KEY_HALF; j++) { // unroll
                     let y = coopLoadT<MatB>(&v_tile[(h * KEY_HALF + j) * N * STRIDE + c * N4], STRIDE);
                     sum = coopMultiplyAdd(a[b * KEY_HALF + j], y, sum);

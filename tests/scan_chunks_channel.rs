@@ -4,7 +4,7 @@
 mod common;
 
 use common::{engines, random};
-use wgpu_attention::caps::Caps;
+use wgpu_attention::caps::{Caps, Target, Tier};
 use wgpu_attention::kernel::key::{Access, Launch, Place, ScalarType};
 use wgpu_attention::kernel::scan::{Chunks, Decay};
 use wgpu_attention::kernel::{Io, Kernel, Meta, TableMeta};
@@ -130,10 +130,12 @@ impl Call {
                 }
             });
         }
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        let module = wgpu::ShaderModuleDescriptor {
             label: None,
             source: wgpu::ShaderSource::Wgsl(shader::compose(&launch.key).expect("a text").into()),
-        });
+        };
+        // SAFETY: as in the library. Checks would only make the driver's work longer.
+        let module = unsafe { device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked()) };
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: None,
             layout: None,
@@ -325,7 +327,9 @@ fn run(title: &str, call: &Call) {
         covered = true;
         let Engine::Gpu(engine) = runtime.engine() else { unreachable!() };
         let (caps, (device, queue)) = (runtime.caps(), engine.device());
+        let start = std::time::Instant::now();
         let got = call.run(device, queue, &caps);
+        println!("{title}: {:?}", start.elapsed());
         call.check(&format!("{title} on {name}"), caps.matrix.expect("matrices") as usize, &got);
     }
     if !covered {
@@ -338,8 +342,49 @@ fn run(title: &str, call: &Call) {
     }
 }
 
+/// What no adapter here has: matrices of 16 x 16, wider subgroups.
+#[test]
+fn other_devices() {
+    for (side, lanes) in [(16, 32), (16, 64), (8, 8), (8, 32)] {
+        let caps = Caps {
+            tier: Tier::T2,
+            f16: true,
+            subgroups: Some((lanes, lanes)),
+            matrix: Some(side),
+            max_workgroup_memory: 48 << 10,
+            max_invocations: 1024,
+            ..Caps::portable(Target::Native)
+        };
+        for (depth, delta) in [(20, false), (64, true), (128, false), (128, true)] {
+            let call = Call::new(delta, [1, 2, 1, 70, depth]).weighted().masked();
+            let key = call.kernel().launch(&call.io(), &caps).expect("a launch").key;
+            let text = shader::compose(&key).expect("a text");
+            assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
+            let memory = bytes_of_memory(&text);
+            // Three workgroups where a processor has 48 KiB for them, or two.
+            assert!(memory <= if delta { 21 << 10 } else { 16 << 10 }, "{side}, {lanes}, {depth}: {memory} bytes of workgroup memory");
+        }
+    }
+}
+
+/// Validates and translates a text.
+fn bytes_of_memory(text: &str) -> u32 {
+    let capabilities = naga::valid::Capabilities::all();
+    let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
+    let module = naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(text)
+        .unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let options = naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
+    naga::back::spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
+    let memory = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+    memory.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum()
+}
+
 /// Without and with the delta rule.
-const RULES: [bool; 1] = [false];
+const RULES: [bool; 2] = [false, true];
 
 fn each(title: &str, size: [usize; 5], of: impl Fn(Call) -> Call) {
     for delta in RULES {

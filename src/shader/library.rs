@@ -45,6 +45,8 @@ files![
     "pool/pool",
     "scan/carry",
     "scan/chunk",
+    "scan/chunk_levels",
+    "scan/chunk_record",
     "scan/chunk_state",
     "scan/chunk_tile",
     "scan/chunk_token",

@@ -145,7 +145,9 @@ impl Kernel for Chunks {
             .switch("HAS_KEEP", io.has_table("keep"))
             .switch("HAS_WRITE", io.has_table("w"))
             .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
-            .import("scan/chunk_token");
+            .import("scan/chunk_token")
+            .import("scan/chunk_record");
+        let builder = if channel { builder.import("scan/chunk_levels") } else { builder };
         Ok(builder
             .u32("heads", s.heads)
             .u32("tokens", s.tokens)

@@ -147,7 +147,10 @@ impl Call {
             },
             cache: None,
         });
-        let entries: Vec<_> = (0..).zip(&buffers).map(|(n, b)| wgpu::BindGroupEntry { binding: n, resource: b.as_entire_binding() }).collect();
+        let entries: Vec<_> = (0..)
+            .zip(&buffers)
+            .map(|(n, b)| wgpu::BindGroupEntry { binding: n, resource: b.as_entire_binding() })
+            .collect();
         let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &pipeline.get_bind_group_layout(0),
@@ -160,12 +163,14 @@ impl Call {
             pass.set_bind_group(0, &group, &[]);
             pass.dispatch_workgroups(launch.groups as u32, 1, 1);
         }
-        let staging = |from: &wgpu::Buffer| device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: from.size(),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let staging = |from: &wgpu::Buffer| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: from.size(),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        };
         let read: Vec<_> = outputs.iter().map(staging).collect();
         outputs.iter().zip(&read).for_each(|(from, to)| encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size()));
         queue.submit([encoder.finish()]);
@@ -234,7 +239,11 @@ impl Call {
         let [_, heads, tokens, depth, padded] = self.sizes();
         let row = |x: &HostTensor, i: usize, d: usize| {
             let (token, own) = (first + i, x.shape()[1]);
-            if token >= tokens || d >= depth { 0.0 } else { x.data().get(x.layout().at(&[b, h / (heads / own), token, d])) }
+            if token >= tokens || d >= depth {
+                0.0
+            } else {
+                x.data().get(x.layout().at(&[b, h / (heads / own), token, d]))
+            }
         };
         let flag = |x: &HostTensor, i: usize| x.data().get(x.layout().at(&[b, h % x.shape()[1], first + i, 0]));
         let kept = |i: usize| first + i < tokens && self.keep.as_ref().is_none_or(|x| flag(x, i) != 0.0);
@@ -327,9 +336,7 @@ fn run(title: &str, call: &Call) {
         covered = true;
         let Engine::Gpu(engine) = runtime.engine() else { unreachable!() };
         let (caps, (device, queue)) = (runtime.caps(), engine.device());
-        let start = std::time::Instant::now();
         let got = call.run(device, queue, &caps);
-        println!("{title}: {:?}", start.elapsed());
         call.check(&format!("{title} on {name}"), caps.matrix.expect("matrices") as usize, &got);
     }
     if !covered {
@@ -362,7 +369,10 @@ fn other_devices() {
             assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
             let memory = bytes_of_memory(&text);
             // Three workgroups where a processor has 48 KiB for them, or two.
-            assert!(memory <= if delta { 21 << 10 } else { 16 << 10 }, "{side}, {lanes}, {depth}: {memory} bytes of workgroup memory");
+            assert!(
+                memory <= if delta { 21 << 10 } else { 16 << 10 },
+                "{side}, {lanes}, {depth}: {memory} bytes of workgroup memory"
+            );
         }
     }
 }
@@ -411,7 +421,17 @@ fn masks_and_weights() {
 fn strong_decay() {
     let strong = |mut call: Call| {
         let x = random(call.g.shape(), 5).to_f32();
-        let speed = |x: f32| if x < -0.5 { -120.0 } else if x < 0.0 { 100.0 * x } else if x < 0.5 { 0.0 } else { -1000.0 };
+        let speed = |x: f32| {
+            if x < -0.5 {
+                -120.0
+            } else if x < 0.0 {
+                100.0 * x
+            } else if x < 0.5 {
+                0.0
+            } else {
+                -1000.0
+            }
+        };
         call.g = HostTensor::from_fn(call.g.shape(), |n| if n % 3 == 0 { speed(x[n]) } else { -x[n].abs() });
         call
     };

@@ -8,7 +8,7 @@
 // Between two such levels a query takes in the decay of the even block before its own, a key that of the odd block after its own, as factors:
 // one exp a token and channel, no quotient, and after the last level they are what the record holds. Neighbours and the diagonal (b = 1 and
 // i = j) are sums in f32.
-// Barriers: 8, with the delta rule 18; one in a subgroup for each product. Workgroup memory at D = 128: 15.8 KiB.
+// Barriers: 8, with the delta rule 18; one in a subgroup for each product. Workgroup memory at D = 128: 15.8 KiB, with the delta rule 20.3.
 // With scan/chunk_record, scan/chunk_levels.
 
 fn kernel(group: u32, lane: u32) {
@@ -52,7 +52,9 @@ fn kernel(group: u32, lane: u32) {
         let own = over_channels(dot(q[m], k[m]));
         if (g == 0u) {
             seen_sums[near + m] = own;
-            writes[(first + m) / 4u][m % 4u] = select(0.0, factor[m], kept[m]);
+            if (DELTA == 1u) {
+                writes[(first + m) / 4u][m % 4u] = select(0.0, factor[m], kept[m]);
+            }
         }
         q[m] *= decay[m];
         held[m] = k[m] * decay[m];
@@ -78,7 +80,8 @@ fn kernel(group: u32, lane: u32) {
     let marks = marks_at(t);
     var sums = vec2<f32>();
     let base = sub * TILE;
-    for (var level = 1u; level < LEVELS; level++) { // unroll
+    // It stays a loop: written out, a driver on a CPU takes four times as long, and nothing but the growth of blocks needs its number.
+    for (var level = 1u; level < LEVELS; level++) {
         let b = 1u << level;
         for (var kind = 0u; kind < KINDS; kind++) { // unroll
             for (var m = 0u; m < OWN; m++) { // unroll
@@ -114,23 +117,29 @@ fn kernel(group: u32, lane: u32) {
             workgroupBarrier();
             sums[kind] += take(record, level, kind, lane);
         }
-        // Blocks twice as long.
-        if (b < OWN) {
-            for (var m = 0u; m < OWN; m++) { // unroll
-                let begin = m / (2u * b) * (2u * b);
-                if ((m & b) != 0u) {
-                    q[m] *= decay[begin];
-                    held[m] *= decay[begin];
-                } else {
-                    k[m] *= decay[min(begin + b, OWN - 1u)];
+        // Blocks twice as long; registers have no index that is not a constant.
+        for (var e = 1u; e < LEVELS; e++) { // unroll
+            let size = 1u << e;
+            if (level == e) {
+                if (size < OWN) {
+                    for (var m = 0u; m < OWN; m++) { // unroll
+                        let begin = m / (2u * size) * (2u * size);
+                        if ((m & size) != 0u) {
+                            q[m] *= decay[begin];
+                            held[m] *= decay[begin];
+                        } else {
+                            k[m] *= decay[min(begin + size, OWN - 1u)];
+                        }
+                    }
+                    for (var m = 0u; m < OWN; m++) { // unroll
+                        if (m % (2u * size) == 0u) {
+                            decay[m] *= decay[min(m + size, OWN - 1u)];
+                        }
+                    }
                 }
             }
-            for (var m = 0u; m < OWN; m++) { // unroll
-                if (m % (2u * b) == 0u) {
-                    decay[m] *= decay[min(m + b, OWN - 1u)];
-                }
-            }
-        } else {
+        }
+        if (b >= OWN) {
             let other = subgroupShuffleXor(decay[0], GROUPS * (b / OWN));
             let odd = (first & b) != 0u;
             let before = select(vec4<f32>(1.0), other, odd);

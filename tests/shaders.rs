@@ -178,6 +178,63 @@ fn matrix_keys_validate_and_translate() {
     }
 }
 
+/// Parses, validates and translates a text for cooperative matrices; bytes of workgroup memory.
+fn matrix_text(text: &str) -> u32 {
+    let options =
+        naga::front::wgsl::Options { parse_doc_comments: false, capabilities: naga::valid::Capabilities::all() };
+    let module = naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(text)
+        .unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+    let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let options = naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
+    naga::back::spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
+    let memory = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+    memory.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum()
+}
+
+#[test]
+fn records_of_chunks_validate_and_translate() {
+    use wgpu_attention::kernel::scan::{Chunks, Decay};
+    use wgpu_attention::kernel::{Io, Kernel, Meta, TableMeta, key::Place, key::ScalarType};
+    use wgpu_attention::{DType, Layout};
+    let meta = |dtype, shape: &[usize]| Meta { dtype, layout: Layout::contiguous(shape) };
+    for (side, lanes) in [(16, 32), (8, 8), (8, 32)] {
+        for depth in [20_usize, 64, 128] {
+            for (decay, delta) in
+                [(Decay::None, false), (Decay::None, true), (Decay::Scalar, false), (Decay::Scalar, true)]
+            {
+                let wide = depth.next_power_of_two().max(32);
+                let record = if delta { 96 * wide + 2048 } else { 64 * wide + 1024 };
+                let mut io = Io::default();
+                io.roles.extend(["q", "k"].map(|role| (role, meta(DType::F16, &[1, 2, 70, depth]))));
+                io.roles.push(("chunks", meta(DType::F16, &[1, 2, 3, record])));
+                io.roles.push(("marks", meta(DType::F32, &[1, 2, 3, 2 * wide + 32])));
+                let table = |name: &str, result, dtype| {
+                    let layout = Layout::contiguous(&[1, 2, 70, 1]);
+                    TableMeta { name: name.into(), result, place: Place::Side, meta: Meta { dtype, layout } }
+                };
+                if decay == Decay::Scalar {
+                    io.tables.push(table("g_scalar", ScalarType::F32, DType::F32));
+                    io.tables.push(table("keep", ScalarType::Bool, DType::U8));
+                }
+                io.tables.extend(delta.then(|| table("w", ScalarType::F32, DType::F32)));
+                let op = Chunks { decay, delta, scale: 1.0 };
+                let key = op.launch(&io, &matrix_caps(side, lanes)).expect("a launch").key;
+                assert_eq!(key.entry, "scan/chunks");
+                let text = shader::compose(&key).expect("a composed shader");
+                assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
+                // Three at a time on a processor of 48 KiB.
+                assert!(matrix_text(&text) <= 16 << 10);
+                if (side, depth, decay, delta) == (16, 20, Decay::Scalar, true) {
+                    insta::assert_snapshot!("scan_chunks.wgsl", text);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn variables_inside_blocks_have_initializers() {
     // WGSL zeroes a variable each time its declaration is reached; Chromium 156 on SwiftShader and older naga do so only once, so that a

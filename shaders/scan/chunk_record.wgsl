@@ -1,6 +1,7 @@
-// What `scan/chunks` and `scan/chunks_channel` share: the places of a record's matrices, their writers, and T from the products of keys.
+// What `scan/chunks` and `scan/chunks_channel` share: the places of a record's matrices, their writers, and T from N in `pairs`.
 //
-// Tokens go by quads (four neighbours), channels by vec4. Workgroup memory: 6 KiB.
+// T = (I + N)^-1 diag(w) in f32: blocks of 16 rows by substitution, a column an invocation of the first 32 (`solve_block`); a barrier;
+// `solve_corner`; a barrier; `solved_store`. Tokens go by quads (four neighbours), channels by vec4. Workgroup memory: 6 KiB.
 // With scan/chunk_token, attend/matrix_N.
 
 const TILES: u32 = CHUNK / N;
@@ -65,44 +66,53 @@ fn seen_marks(marks: u32, lane: u32) {
     }
 }
 
-// Rows 4 quad .. of column c of (I + N)^-1. It lies along row c, above the diagonal, where N has nothing.
+// Rows 4 quad .. of column c of the inverse of I + N. It lies along row c, above the diagonal, where N has nothing.
 fn solved4(c: u32, quad: u32) -> vec4<f32> {
     let i = vec4<u32>(0u, 1u, 2u, 3u) + quad * 4u;
     let x = select(vec4<f32>(), pairs[c * PAIR_STRIDE + quad], i > vec4<u32>(c));
     return select(x, vec4<f32>(1.0), i == vec4<u32>(c));
 }
 
-// Column c of (I + N)^-1 by forward substitution, eight rows at a time. An invocation reads N of all rows and of the inverse its own column;
-// all that it writes lies above the diagonal: no barrier between.
-fn solve(c: u32) {
-    for (var b = 0u; b < QUADS; b += 2u) {
-        let at = b * 4u * PAIR_STRIDE;
-        var x = vec4<f32>();
-        var y = vec4<f32>();
-        for (var l = 0u; l < b; l++) {
-            let s = solved4(c, l);
-            let n = at + l;
-            x -= vec4<f32>(dot(pairs[n], s), dot(pairs[n + PAIR_STRIDE], s), dot(pairs[n + 2u * PAIR_STRIDE], s), dot(pairs[n + 3u * PAIR_STRIDE], s));
-            let m = n + 4u * PAIR_STRIDE;
-            y -= vec4<f32>(dot(pairs[m], s), dot(pairs[m + PAIR_STRIDE], s), dot(pairs[m + 2u * PAIR_STRIDE], s), dot(pairs[m + 3u * PAIR_STRIDE], s));
+// Column c of the inverse of its block of 16 rows on the diagonal, by forward substitution, eight rows at a time. An invocation reads N of
+// the block's rows and of the inverse its own column; all that it writes lies above the diagonal: no barrier between.
+fn solve_block(c: u32) {
+    let first = c / 16u * 4u;
+    for (var b = 0u; b < 4u; b += 2u) {
+        let quad = first + b;
+        let at = quad * 4u * PAIR_STRIDE;
+        let i = vec4<u32>(0u, 1u, 2u, 3u) + quad * 4u;
+        var x = select(vec4<f32>(), vec4<f32>(1.0), i == vec4<u32>(c));
+        var y = select(vec4<f32>(), vec4<f32>(1.0), i + 4u == vec4<u32>(c));
+        if (b == 2u) {
+            for (var l = 0u; l < 2u; l++) { // unroll
+                let s = solved4(c, first + l);
+                x -= rows_by(at + first + l, s);
+                y -= rows_by(at + 4u * PAIR_STRIDE + first + l, s);
+            }
         }
-        let i = vec4<u32>(0u, 1u, 2u, 3u) + b * 4u;
-        x += select(vec4<f32>(), vec4<f32>(1.0), i == vec4<u32>(c));
-        y += select(vec4<f32>(), vec4<f32>(1.0), i + 4u == vec4<u32>(c));
-        x = triangle(at + b, x);
-        let m = at + 4u * PAIR_STRIDE + b;
-        y -= vec4<f32>(dot(pairs[m], x), dot(pairs[m + PAIR_STRIDE], x), dot(pairs[m + 2u * PAIR_STRIDE], x), dot(pairs[m + 3u * PAIR_STRIDE], x));
-        y = triangle(m + 1u, y);
+        x = triangle(at + quad, x);
+        let below = at + 4u * PAIR_STRIDE + quad;
+        y = triangle(below + 1u, y - rows_by(below, x));
         // One by one: the rest of a vec4 may be N, which others read.
         for (var e = 0u; e < 4u; e++) { // unroll
-            if (b * 4u + e > c) {
-                pairs[c * PAIR_STRIDE + b][e] = x[e];
+            if (i[e] > c) {
+                pairs[c * PAIR_STRIDE + quad][e] = x[e];
             }
-            if (b * 4u + 4u + e > c) {
-                pairs[c * PAIR_STRIDE + b + 1u][e] = y[e];
+            if (i[e] + 4u > c) {
+                pairs[c * PAIR_STRIDE + quad + 1u][e] = y[e];
             }
         }
     }
+}
+
+// Four rows of `pairs` at a quad of columns, times a column.
+fn rows_by(at: u32, x: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(
+        dot(pairs[at], x),
+        dot(pairs[at + PAIR_STRIDE], x),
+        dot(pairs[at + 2u * PAIR_STRIDE], x),
+        dot(pairs[at + 3u * PAIR_STRIDE], x)
+    );
 }
 
 // Four rows of the diagonal, whose first row of N is at `at`.
@@ -113,17 +123,49 @@ fn triangle(at: u32, x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(x.x, y, z, w);
 }
 
-// T of all rows; after a barrier.
+// N of the later block's rows times the inverse of the earlier one, its columns along rows. After a barrier.
+fn solve_corner(lane: u32) {
+    for (var n = lane; n < 128u; n += WORKGROUP) {
+        let j = n % 16u;
+        let i = n / 16u;
+        var x = 0.0;
+        var y = 0.0;
+        for (var l = 0u; l < 4u; l++) { // unroll
+            let s = solved4(j, l);
+            x += dot(pairs[(16u + i) * PAIR_STRIDE + l], s);
+            y += dot(pairs[(24u + i) * PAIR_STRIDE + l], s);
+        }
+        pairs[j * PAIR_STRIDE + 4u + i / 4u][i % 4u] = x;
+        pairs[j * PAIR_STRIDE + 6u + i / 4u][i % 4u] = y;
+    }
+}
+
+// T. After a barrier.
 fn solved_store(record: u32, lane: u32) {
+    // The corner is the later block's inverse times the above.
+    for (var n = lane; n < 64u; n += WORKGROUP) {
+        let i = 16u + n / 4u;
+        let quad = n % 4u;
+        var x = vec4<f32>();
+        for (var l = 4u; l < 8u; l++) { // unroll
+            x -= rows_by(quad * 4u * PAIR_STRIDE + l, solved_row4(i, l));
+        }
+        chunks_data[record + SOLVED_AT + place(i, quad, TILES)] = vec4<f16>(x * writes[quad]);
+    }
     for (var n = lane; n < SQUARE; n += WORKGROUP) {
         let i = n / MATRIX / TILES * N + n % MATRIX / N4;
         let quad = n / MATRIX % TILES * N4 + n % N4;
-        var x = vec4<f32>();
-        for (var e = 0u; e < 4u; e++) { // unroll
-            let j = quad * 4u + e;
-            x[e] = select(0.0, pairs[j * PAIR_STRIDE + i / 4u][i % 4u], i > j);
-            x[e] = select(x[e], 1.0, i == j);
+        if (i / 16u <= quad / 4u) {
+            chunks_data[record + SOLVED_AT + n] = vec4<f16>(solved_row4(i, quad) * writes[quad]);
         }
-        chunks_data[record + SOLVED_AT + n] = vec4<f16>(x * writes[quad]);
     }
+}
+
+// Four neighbours of row i of the inverse, within a block.
+fn solved_row4(i: u32, quad: u32) -> vec4<f32> {
+    let j = vec4<u32>(0u, 1u, 2u, 3u) + quad * 4u;
+    let at = quad * 4u * PAIR_STRIDE + i / 4u;
+    let c = i % 4u;
+    let x = vec4<f32>(pairs[at][c], pairs[at + PAIR_STRIDE][c], pairs[at + 2u * PAIR_STRIDE][c], pairs[at + 3u * PAIR_STRIDE][c]);
+    return select(select(vec4<f32>(), x, j < vec4<u32>(i)), vec4<f32>(1.0), j == vec4<u32>(i));
 }

@@ -8,7 +8,7 @@
 // Between two such levels a query takes in the decay of the even block before its own, a key that of the odd block after its own, as factors:
 // one exp a token and channel, no quotient, and after the last level they are what the record holds. Neighbours and the diagonal (b = 1 and
 // i = j) are sums in f32.
-// Barriers: 8, with the delta rule 18; one in a subgroup for each product. Workgroup memory at D = 128: 15.8 KiB, with the delta rule 20.3.
+// Barriers: 8, with the delta rule 19; one in a subgroup for each product. Workgroup memory at D = 128: 15.8 KiB, with the delta rule 20.3.
 // With scan/chunk_record, scan/chunk_levels.
 
 fn kernel(group: u32, lane: u32) {
@@ -200,8 +200,10 @@ fn kernel(group: u32, lane: u32) {
         }
         workgroupBarrier();
         if (lane < CHUNK) {
-            solve(lane);
+            solve_block(lane);
         }
+        workgroupBarrier();
+        solve_corner(lane);
         workgroupBarrier();
         solved_store(record, lane);
     }

@@ -89,6 +89,7 @@ impl GpuEngine {
         self.judge(&shape, true);
         // A shader that does not compile is a failure like a wrong result: the portable kernel serves.
         let right = match key.entry.split_once('/') {
+            Some(("scan", "chunks" | "chunks_channel")) => self.run_chunks(&shape).await,
             Some(("scan", _)) => self.run_scan(&shape).await,
             _ => self.run_matrix(&shape).await,
         };

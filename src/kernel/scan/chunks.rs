@@ -12,8 +12,8 @@ use crate::tensor::DType;
 pub(crate) const CHUNK: usize = 32;
 /// Channels of a key, at most: the state of a deeper one does not fit the registers.
 const DEEPEST: usize = 128;
-/// Subgroups of a workgroup.
-const SUBGROUPS: usize = 4;
+/// Invocations of a workgroup, as nearly as subgroups of whole matrices of pairs have it.
+const WORKGROUP: usize = 128;
 const TABLES: [(&str, ScalarType); 3] =
     [("g_scalar", ScalarType::F32), ("keep", ScalarType::Bool), ("w", ScalarType::F32)];
 
@@ -134,9 +134,11 @@ impl Kernel for Chunks {
         let share = |role: &str| io.find(role).map_or(1, |meta| s.heads / meta.layout.shape[1]);
         let channel = self.decay == Decay::Channel;
         let entry = if channel { "scan/chunks_channel" } else { "scan/chunks" };
-        let builder = LaunchBuilder::new(self, entry, (SUBGROUPS * lanes) as u32, io, caps, &TABLES)
+        // With a decay a channel each has a quarter of the depth.
+        let subgroups = if channel { 4 } else { (WORKGROUP / lanes).clamp(1, (CHUNK / side).pow(2)) };
+        let builder = LaunchBuilder::new(self, entry, (subgroups * lanes) as u32, io, caps, &TABLES)
             .tier(Tier::T2)
-            .constant("SUBGROUPS", SUBGROUPS as u32)
+            .constant("SUBGROUPS", subgroups as u32)
             .constant("DEPTH_TILES", (padded(s.depth) / side) as u32)
             // Numbers, so that each is tested for itself.
             .constant("DECAY", self.decay as u32)

@@ -43,8 +43,9 @@ impl PlanBuilder<'_> {
         let records = scratch("chunks", DType::F16, scan::Chunks::record(op.delta, depth));
         let marks = scratch("marks", DType::F32, scan::Chunks::marks(depth));
         let mut turns = None;
-        let (q, q_given) = self.made(&io.q, &mut turns)?;
-        let (k, k_given) = self.made(&io.k, &mut turns)?;
+        let channel = op.decay == scan::Decay::Channel;
+        let (q, q_given) = self.made(&io.q, channel, &mut turns)?;
+        let (k, k_given) = self.made(&io.k, channel, &mut turns)?;
         let made = scan::Chunks { decay: op.decay, delta: op.delta, scale: op.scale, q, k };
         let mut list: Bindings = vec![("q", q_given), ("k", k_given)];
         list.extend(turns.map(|turns: Turns| ("turns", turns.made)));
@@ -73,14 +74,15 @@ impl PlanBuilder<'_> {
 
     /// What the stage that made a tensor does to its rows, where the records can do it, and what it is made of. What `turns` holds is shared by
     /// both tensors.
-    fn made(&mut self, rows: &Ref, turns: &mut Option<Turns>) -> Result<(scan::Rows, Ref)> {
+    fn made(&mut self, rows: &Ref, channel: bool, turns: &mut Option<Turns>) -> Result<(scan::Rows, Ref)> {
         let given = (scan::Rows::Given, rows.clone());
         let Some(stage) = self.maker(rows).filter(|stage| stage.hooks.is_empty()) else { return Ok(given) };
         let bound = |role: &str| stage.bindings.iter().find(|(name, _)| *name == role).map(|(_, r)| r.clone());
         let Some(x) = bound("x").filter(|x| x.shape == rows.shape) else { return Ok(given) };
         let found = match stage.op {
             Op::Map(op) if op.feature.elementwise() => scan::Rows::Map(op.feature),
-            Op::Norm(op) if bound("gate").is_none() => scan::Rows::Norm(op),
+            // With a decay a channel no invocation sees the sum of a row.
+            Op::Norm(op) if bound("gate").is_none() && !channel => scan::Rows::Norm(op),
             Op::Rotary(op) if op.interleaved => {
                 let (tables, like) = (stage.tables.clone(), transform::Rotary { scale: 1.0, ..op });
                 // Tables of rows alone, the same for all heads.

@@ -47,6 +47,7 @@ files![
     "scan/carry",
     "scan/chunk",
     "scan/chunk_blocks",
+    "scan/chunk_levels",
     "scan/chunk_record",
     "scan/chunk_rows",
     "scan/chunk_state",

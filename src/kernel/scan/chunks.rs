@@ -151,7 +151,8 @@ impl Kernel for Chunks {
         let share = |role: &str| io.find(role).map_or(1, |meta| s.heads / meta.layout.shape[1]);
         let channel = self.decay == Decay::Channel;
         let entry = if channel { "scan/chunks_channel" } else { "scan/chunks" };
-        let subgroups = (WORKGROUP / lanes).clamp(1, (CHUNK / side).pow(2));
+        // With a decay a channel each has a quarter of the depth.
+        let subgroups = if channel { 4 } else { (WORKGROUP / lanes).clamp(1, (CHUNK / side).pow(2)) };
         let builder = LaunchBuilder::new(self, entry, (subgroups * lanes) as u32, io, caps, &TABLES)
             .tier(Tier::T2)
             .constant("SUBGROUPS", subgroups as u32)
@@ -165,7 +166,7 @@ impl Kernel for Chunks {
             .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
             .import("scan/chunk_token")
             .import("scan/chunk_record");
-        let builder = if channel { builder } else { builder.import("scan/chunk_blocks") };
+        let builder = builder.import(if channel { "scan/chunk_levels" } else { "scan/chunk_blocks" });
         Ok(rows(builder, self.q, self.k)
             .u32("heads", s.heads)
             .u32("tokens", s.tokens)

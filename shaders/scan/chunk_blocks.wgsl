@@ -38,3 +38,46 @@ fn block_of(lane: u32, e: u32) -> u32 {
 fn is_own(lane: u32, e: u32) -> bool {
     return (BLOCKS % WORKGROUP == 0u) | (lane + e * WORKGROUP < BLOCKS);
 }
+
+// Shares of the sums of squares of rows of k, then of q, by quads of tokens: eight neighbouring invocations have a share of the same quad.
+var<workgroup> lengths: array<vec4<f32>, 2u * WIDE * QUADS>;
+
+fn share_lengths(n: u32, at: u32, of_k: vec4<f32>, of_q: vec4<f32>) {
+    var y = of_k + subgroupShuffleXor(of_k, 1u);
+    var x = of_q + subgroupShuffleXor(of_q, 1u);
+    y += subgroupShuffleXor(y, 2u);
+    x += subgroupShuffleXor(x, 2u);
+    y += subgroupShuffleXor(y, 4u);
+    x += subgroupShuffleXor(x, 4u);
+    if (n % 8u == 0u) {
+        lengths[at] = y;
+        lengths[WIDE * QUADS + at] = x;
+    }
+}
+
+fn lengths_of(at: u32) -> vec4<f32> {
+    var sum = vec4<f32>();
+    for (var n = 0u; n < WIDE; n++) { // unroll
+        sum += lengths[n * QUADS + at];
+    }
+    return sum;
+}
+
+// After a barrier: the factors of four rows.
+fn k_factors(quad: u32) -> vec4<f32> {
+    if (!K_NORM) {
+        return vec4<f32>(1.0);
+    }
+    let s = lengths_of(quad);
+    return vec4<f32>(norm_factor(s.x, args.k_eps, args.k_factor), norm_factor(s.y, args.k_eps, args.k_factor),
+        norm_factor(s.z, args.k_eps, args.k_factor), norm_factor(s.w, args.k_eps, args.k_factor));
+}
+
+fn q_factors(quad: u32) -> vec4<f32> {
+    if (!Q_NORM) {
+        return vec4<f32>(1.0);
+    }
+    let s = lengths_of(WIDE * QUADS + quad);
+    return vec4<f32>(norm_factor(s.x, args.q_eps, args.q_factor), norm_factor(s.y, args.q_eps, args.q_factor),
+        norm_factor(s.z, args.q_eps, args.q_factor), norm_factor(s.w, args.q_eps, args.q_factor));
+}

@@ -34,51 +34,6 @@ fn norm_factor(squares: f32, eps: f32, factor: f32) -> f32 {
     return select(factor / sqrt(mean), 0.0, mean == 0.0);
 }
 
-// Shares of the sums of squares of rows of k, then of q, by quads of tokens: eight neighbouring invocations have a share of the same quad.
-const LENGTH_SHARES: u32 = min(2u, DEPTH_TILES * N / 32u);
-const LENGTH_QUADS: u32 = CHUNK / 4u;
-var<workgroup> lengths: array<vec4<f32>, 2u * LENGTH_SHARES * LENGTH_QUADS>;
-
-fn share_lengths(n: u32, at: u32, of_k: vec4<f32>, of_q: vec4<f32>) {
-    var y = of_k;
-    var x = of_q;
-    for (var by = 1u; by < 8u; by += by) {
-        y += subgroupShuffleXor(y, by);
-        x += subgroupShuffleXor(x, by);
-    }
-    if (n % 8u == 0u) {
-        lengths[at] = y;
-        lengths[LENGTH_SHARES * LENGTH_QUADS + at] = x;
-    }
-}
-
-fn lengths_of(at: u32) -> vec4<f32> {
-    var sum = vec4<f32>();
-    for (var n = 0u; n < LENGTH_SHARES; n++) { // unroll
-        sum += lengths[n * LENGTH_QUADS + at];
-    }
-    return sum;
-}
-
-// After a barrier: the factors of four rows.
-fn k_factors(quad: u32) -> vec4<f32> {
-    if (!K_NORM) {
-        return vec4<f32>(1.0);
-    }
-    let s = lengths_of(quad);
-    return vec4<f32>(norm_factor(s.x, args.k_eps, args.k_factor), norm_factor(s.y, args.k_eps, args.k_factor),
-        norm_factor(s.z, args.k_eps, args.k_factor), norm_factor(s.w, args.k_eps, args.k_factor));
-}
-
-fn q_factors(quad: u32) -> vec4<f32> {
-    if (!Q_NORM) {
-        return vec4<f32>(1.0);
-    }
-    let s = lengths_of(LENGTH_SHARES * LENGTH_QUADS + quad);
-    return vec4<f32>(norm_factor(s.x, args.q_eps, args.q_factor), norm_factor(s.y, args.q_eps, args.q_factor),
-        norm_factor(s.z, args.q_eps, args.q_factor), norm_factor(s.w, args.q_eps, args.q_factor));
-}
-
 // The same as halves, times the row's factor.
 fn k_half(i: u32, d: u32, x: vec4<f16>, by: f32) -> vec4<f16> {
     if (K_MAP == 0u && !K_TURN && !K_NORM) {

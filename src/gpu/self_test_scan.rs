@@ -101,7 +101,7 @@ impl Problem {
     }
 
     fn inputs(&self) -> Inputs {
-        NAMES.iter().zip(&self.tensors).fold(Inputs::new(), |all, (name, x)| all.with(*name, x))
+        NAMES.iter().zip(&self.tensors).fold(Inputs::new(), |all, (name, x)| all.with(name, x))
     }
 
     fn sizes(&self) -> [usize; 2] {

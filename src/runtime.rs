@@ -168,7 +168,8 @@ impl Runtime {
         let specs = inputs.iter().map(|(name, t)| (name, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
         let problem = Problem::new(variant, specs)?;
         let mut plan = self.plan_for(variant, &problem)?;
-        for slot in plan.slots.iter_mut().filter(|s| s.role == crate::plan::SlotRole::Input) {
+        let portable = plan.portable.iter_mut().flat_map(|plan| plan.slots.iter_mut());
+        for slot in plan.slots.iter_mut().chain(portable).filter(|s| s.role == crate::plan::SlotRole::Input) {
             if let Some(tensor) = inputs.get(&slot.name) {
                 slot.layout = tensor.layout().clone();
             }
@@ -183,12 +184,22 @@ impl Runtime {
     /// # Errors
     /// The variant's own checks.
     pub fn plan_for(&self, variant: &dyn Variant, problem: &Problem) -> Result<Plan> {
-        let mut builder = PlanBuilder::new(problem);
-        if let Engine::Cpu(_) = self.engine {
-            builder = builder.filled_by(CPU_PIECES);
+        let write = |builder: PlanBuilder| {
+            let mut builder = builder;
+            variant.plan(problem, &mut builder)?;
+            builder.finish()
+        };
+        let builder = PlanBuilder::new(problem);
+        match &self.engine {
+            Engine::Cpu(_) => write(builder.filled_by(CPU_PIECES)),
+            Engine::Gpu(_) => {
+                let mut plan = write(builder.on(&self.caps()))?;
+                if plan.stages.iter().any(|stage| stage.op.needs_matrices()) {
+                    plan.portable = Some(Box::new(write(PlanBuilder::new(problem))?));
+                }
+                Ok(plan)
+            }
         }
-        variant.plan(problem, &mut builder)?;
-        builder.finish()
     }
 
     /// Makes a plan ready: compiles its kernels, allocates its scratch memory.
@@ -196,11 +207,14 @@ impl Runtime {
     /// # Errors
     /// [`ErrorKind::Limit`], [`ErrorKind::OutOfMemory`], [`ErrorKind::Shader`], [`ErrorKind::DeviceLost`].
     pub async fn prepare(&self, plan: Plan) -> Result<Prepared> {
-        let gpu = match &self.engine {
-            Engine::Gpu(engine) => Some(engine.prepare(&plan).await?),
-            Engine::Cpu(_) => None,
-        };
-        Ok(Prepared { plan, gpu })
+        match &self.engine {
+            Engine::Gpu(engine) => {
+                let plan = engine.proven(plan).await?;
+                let gpu = Some(engine.prepare(&plan).await?);
+                Ok(Prepared { plan, gpu })
+            }
+            Engine::Cpu(_) => Ok(Prepared { plan, gpu: None }),
+        }
     }
 
     /// Runs a prepared plan. On a GPU this submits and returns at once; the outputs stay on the device.
@@ -274,7 +288,7 @@ impl Runtime {
         };
         let plan = self.plan(variant, first)?;
         match &self.engine {
-            Engine::Gpu(engine) => engine.tune(&plan, sets).await,
+            Engine::Gpu(engine) => engine.tune(&engine.proven(plan).await?, sets).await,
             Engine::Cpu(_) => Ok(Vec::new()),
         }
     }

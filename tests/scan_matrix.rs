@@ -5,7 +5,9 @@ mod common;
 
 use common::{Budget, close, engines, random};
 use wgpu_attention::variants::FeatureMap;
-use wgpu_attention::variants::linear::{LightningAttention, LinearAttention, Retention};
+use wgpu_attention::variants::linear::{
+    DeltaNet, GatedLinearAttention, LightningAttention, LinearAttention, Retention,
+};
 use wgpu_attention::{Engine, HostTensor, Inputs, Runtime, Variant};
 
 fn half(shape: &[usize], seed: u64) -> HostTensor {
@@ -49,8 +51,9 @@ fn check(title: &str, variant: &dyn Variant, call: &Inputs, entries: &[&str]) {
     }
 }
 
-const WHOLE: &[&str] = &["scan/matrix"];
-const SEGMENTS: &[&str] = &["scan/matrix_sums", "scan/carry", "scan/matrix"];
+const WHOLE: &[&str] = &["scan/chunks", "scan/matrix"];
+const CHANNELS: &[&str] = &["scan/chunks_channel", "scan/matrix"];
+const SEGMENTS: &[&str] = &["scan/chunks", "scan/carry", "scan/matrix"];
 
 #[test]
 fn odd_sizes_and_shared_heads() {
@@ -93,4 +96,48 @@ fn large_and_small_states() {
         let plain = LinearAttention { phi: FeatureMap::Identity, normalise: false, ..Default::default() };
         check(&format!("keys {k}, values {v}"), &plain, &call, WHOLE);
     }
+}
+
+/// Log decays from -`by` to 0.
+fn decay(shape: &[usize], by: f32) -> HostTensor {
+    let x = random(shape, 9).to_f32();
+    HostTensor::from_fn(shape, |n| -by * (0.5 + 0.5 * x[n].clamp(-1.0, 1.0)))
+}
+
+#[test]
+fn decay_a_channel() {
+    for size @ [b, h, _, l, d, dv] in [[1, 1, 1, 32, 32, 32], [2, 4, 2, 63, 20, 24], [1, 2, 2, 130, 128, 40]] {
+        for by in [0.1, 3.0, 90.0] {
+            let call =
+                inputs(size).with("log_decay", decay(&[b, h, l, d], by)).with("state", random(&[b, h, d, dv], 7));
+            check(&format!("{size:?}, decay to {by}"), &GatedLinearAttention::default(), &call, CHANNELS);
+        }
+    }
+    let call = inputs([1, 2, 1, 2100, 32, 32]).with("log_decay", decay(&[1, 2, 2100, 32], 0.1));
+    check("segments", &GatedLinearAttention::default(), &call, &["scan/chunks_channel", "scan/carry", "scan/matrix"]);
+}
+
+/// Stages of the plan for a device with matrices.
+fn stages(variant: &dyn Variant, call: &Inputs) -> Option<Vec<&'static str>> {
+    let (_, runtime) = engines().into_iter().find(|(_, r)| r.caps().matrix.is_some())?;
+    let plan = runtime.plan(variant, call).expect("a plan");
+    Some(plan.stages.iter().map(|stage| stage.op.kernel().name()).collect())
+}
+
+#[test]
+fn rows_are_made_where_the_records_are() {
+    let size @ [b, h, _, l, d, dv] = [1, 4, 2, 70, 24, 16];
+    let call = inputs(size);
+    let Some(found) = stages(&LinearAttention::default(), &call) else { return };
+    assert_eq!(found, ["scan.chunks", "scan.chunked"]);
+    // A table of cosines and sines is made of one row a position.
+    let found = stages(&Retention::default(), &inputs([b, h, h, l, d, dv]));
+    assert_eq!(found.expect("a plan")[..3], ["transform.rotary", "scan.chunks", "scan.chunked"]);
+    let delta = call.with("beta", random(&[b, h, l], 4)).with("v", half(&[b, h, l, dv], 3));
+    assert_eq!(stages(&DeltaNet::default(), &delta).expect("a plan"), ["scan.chunks", "scan.chunked"]);
+    for phi in [FeatureMap::Relu, FeatureMap::Silu, FeatureMap::Exp] {
+        let variant = LinearAttention { phi, normalise: false, ..Default::default() };
+        check(&format!("{phi:?}"), &variant, &inputs(size), WHOLE);
+    }
+    check("turned", &Retention { offset: 1000, ..Default::default() }, &inputs([b, h, h, l, d, dv]), WHOLE);
 }

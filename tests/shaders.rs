@@ -139,6 +139,14 @@ fn matrix_caps(side: u32, lanes: u32) -> Caps {
     }
 }
 
+/// The text of a key with matrices validates, translates to SPIR-V and fits its workgroup memory.
+fn matrix_key(key: &KernelKey) {
+    let text = shader::compose(key).expect("a composed shader");
+    assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
+    let memory = matrix_text(&text);
+    assert!(memory <= 48 << 10, "{}: {memory} bytes of workgroup memory", key.entry);
+}
+
 #[test]
 fn matrix_keys_validate_and_translate() {
     use wgpu_attention::variants::dense::DenseAttention;
@@ -152,28 +160,101 @@ fn matrix_keys_validate_and_translate() {
             let launch =
                 plan.stages[0].op.kernel().launch(&plan.io(0, &layouts), &matrix_caps(side, lanes)).expect("a launch");
             assert_eq!(launch.key.entry, "attend/matrix");
-            let text = shader::compose(&launch.key).expect("a composed shader");
-            assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
-            let options = naga::front::wgsl::Options {
-                parse_doc_comments: false,
-                capabilities: naga::valid::Capabilities::all(),
-            };
-            let module = naga::front::wgsl::Frontend::new_with_options(options)
-                .parse(&text)
-                .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let mut validator =
-                naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
-            let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let options =
-                naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
-            naga::back::spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
-            let memory: u32 = module
-                .global_variables
-                .iter()
-                .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
-                .map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()))
-                .sum();
-            assert!(memory <= 48 << 10, "{memory} bytes of workgroup memory");
+            matrix_key(&launch.key);
+        }
+    }
+}
+
+#[test]
+fn keys_of_scans_by_matrices_validate_and_translate() {
+    use wgpu_attention::plan::PlanBuilder;
+    use wgpu_attention::variants::linear::{DeltaNet, GatedDeltaNet, GatedLinearAttention, LinearAttention, Retention};
+    let decays = [&["log_decay"][..], &[]];
+    let variants: [(&dyn wgpu_attention::Variant, &[&str], &str); 5] = [
+        (&LinearAttention::default(), &["key_mask", "state", "z"], "scan/matrix"),
+        (&Retention::default(), &["gate"], "scan/matrix"),
+        (&GatedLinearAttention::default(), decays[1], "scan/matrix"),
+        (&DeltaNet::default(), decays[1], "scan/delta"),
+        (&GatedDeltaNet::default(), decays[0], "scan/delta"),
+    ];
+    for (side, lanes) in [(16, 32), (8, 8), (8, 32)] {
+        let caps = Caps { max_storage_bindings: 16, ..matrix_caps(side, lanes) };
+        for (depth, width, length) in [(64, 64, 500), (128, 128, 5000), (72, 40, 100), (20, 8, 100)] {
+            for (variant, given, entry) in variants {
+                let sizes =
+                    [("B", 1), ("H", 4), ("L", length), ("D", depth), ("Dv", width)].map(|(n, s)| (n.to_owned(), s));
+                let problem = Problem::from_sizes(variant, &sizes, true, given).expect("a problem");
+                let mut builder = PlanBuilder::new(&problem).on(&caps);
+                variant.plan(&problem, &mut builder).expect("a plan");
+                let plan = builder.finish().expect("a plan");
+                let layouts: Vec<_> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+                let launch = |n: usize| plan.stages[n].op.kernel().launch(&plan.io(n, &layouts), &caps);
+                let keys: Vec<KernelKey> = (0..plan.stages.len()).map(|n| launch(n).expect("a launch").key).collect();
+                let matrices: Vec<_> = keys.iter().filter(|k| k.tier == wgpu_attention::caps::Tier::T2).collect();
+                assert!(
+                    matrices.iter().any(|k| k.entry == entry),
+                    "{variant:?} took {:?}",
+                    keys.iter().map(|k| k.entry).collect::<Vec<_>>()
+                );
+                matrices.into_iter().for_each(matrix_key);
+            }
+        }
+    }
+}
+
+/// Parses, validates and translates a text for cooperative matrices; bytes of workgroup memory.
+fn matrix_text(text: &str) -> u32 {
+    let options =
+        naga::front::wgsl::Options { parse_doc_comments: false, capabilities: naga::valid::Capabilities::all() };
+    let module = naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(text)
+        .unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+    let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}", e.emit_to_string(text)));
+    let options = naga::back::spv::Options { fake_missing_bindings: true, lang_version: (1, 6), ..Default::default() };
+    naga::back::spv::write_vec(&module, &info, &options, None).expect("SPIR-V");
+    let memory = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+    memory.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum()
+}
+
+#[test]
+fn records_of_chunks_validate_and_translate() {
+    use wgpu_attention::kernel::scan::{Chunks, Decay};
+    use wgpu_attention::kernel::{Io, Kernel, Meta, TableMeta, key::Place, key::ScalarType};
+    use wgpu_attention::{DType, Layout};
+    let meta = |dtype, shape: &[usize]| Meta { dtype, layout: Layout::contiguous(shape) };
+    for (side, lanes) in [(16, 32), (8, 8), (8, 32)] {
+        for depth in [20_usize, 64, 128] {
+            for (decay, delta) in
+                [(Decay::None, false), (Decay::None, true), (Decay::Scalar, false), (Decay::Scalar, true)]
+            {
+                let wide = depth.next_power_of_two().max(32);
+                let record = if delta { 96 * wide + 2048 } else { 64 * wide + 1024 };
+                let mut io = Io::default();
+                io.roles.extend(["q", "k"].map(|role| (role, meta(DType::F16, &[1, 2, 70, depth]))));
+                io.roles.push(("chunks", meta(DType::F16, &[1, 2, 3, record])));
+                io.roles.push(("marks", meta(DType::F32, &[1, 2, 3, 2 * wide + 32])));
+                let table = |name: &str, result, dtype| {
+                    let layout = Layout::contiguous(&[1, 2, 70, 1]);
+                    TableMeta { name: name.into(), result, place: Place::Side, meta: Meta { dtype, layout } }
+                };
+                if decay == Decay::Scalar {
+                    io.tables.push(table("g_scalar", ScalarType::F32, DType::F32));
+                    io.tables.push(table("keep", ScalarType::Bool, DType::U8));
+                }
+                io.tables.extend(delta.then(|| table("w", ScalarType::F32, DType::F32)));
+                let op = Chunks::new(decay, delta, 1.0);
+                let key = op.launch(&io, &matrix_caps(side, lanes)).expect("a launch").key;
+                assert_eq!(key.entry, "scan/chunks");
+                let text = shader::compose(&key).expect("a composed shader");
+                assert!(!text.contains("// unroll"), "a marked loop was not unrolled:\n{text}");
+                // Three at a time on a processor of 48 KiB.
+                assert!(matrix_text(&text) <= 16 << 10);
+                if (side, depth, decay, delta) == (16, 20, Decay::Scalar, true) {
+                    insta::assert_snapshot!("scan_chunks.wgsl", text);
+                }
+            }
         }
     }
 }

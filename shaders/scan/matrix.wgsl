@@ -1,239 +1,218 @@
-// The recurrence in chunks of 32 tokens by cooperative matrices of N x N: f16 factors, f32 sums; without decay or with a scalar one.
+// The recurrence over the chunks that `scan/chunks` made, by cooperative matrices of N x N: f16 factors, f32 sums.
 //
-// One workgroup: one segment of one (batch, head) and 4 COLUMNS value columns, its tokens in order. The state stays in registers as f32,
-// a vec4 of a row a lane and matrix; the products take it as halves, scaled by a power of two so that the largest fills them.
-// A chunk: pairs Q K^T and reads Q S; decay and mask on the pairs in f32, keys decayed to the chunk's end; P V and K^T V.
-// Threads: stage and finish; a subgroup multiplies its own columns, pairs are spread over all. Barriers a chunk: 4.
-// Workgroup memory: 43 KiB at D = 4 COLUMNS = 128 with 8 subgroups.
+// One workgroup: one segment of one (batch, head) and 4 COLUMNS value columns, its chunks in order: out = Q S + A V, S <- decay S + K V, with the
+// matrices Q, A and K of the chunk's record straight from memory, a chunk ahead of their use.
+// Products of queries are spread over the subgroups by matrix and half of the depth; the write of a state's rows is their owner's.
+// Barriers a chunk: 2. Workgroup memory: 24 KiB at D = 128 and 32 columns.
+// With scan/state, scan/chunk_state, scan/matrix_parts, attend/matrix_N.
 
 fn kernel(group: u32, lane: u32) {
     let t = tile_of(group);
     let sub = lane / LANES;
     let l = lane % LANES;
-    let own = sub * COLUMN_TILES * N4;                   // first vec4 of the subgroup's columns
-    let corner = sub * PATCHES * N * PATCH_STRIDE;
-    let half = sub * PATCHES * N * HALF_STRIDE;
-    let end = end_of(t);
+    let corner = sub * SLOTS * PATCH;
     let begin = t.segment * args.segment_tokens;
+    let end = min(begin + args.segment_tokens, args.tokens);
+    let count = (end - begin + CHUNK - 1u) / CHUNK;
 
-    var s = array<vec4<f32>, STATE_PARTS>();
-    for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
-        for (var c = 0u; c < COLUMN_TILES; c++) { // unroll
-            for (var e = 0u; e < PATCH_EACH; e++) { // unroll
-                let p = e * LANES + l;
-                let row = d * N + p / N4;
-                if (p < PATCH_PARTS && row < args.depth) {
-                    s[(d * COLUMN_TILES + c) * PATCH_EACH + e] = state_before(t, row, t.column + (own + c * N4 + p % N4) * 4u);
+    var x = array<vec4<f32>, OWNED * EACH>();
+    if (!SUMS) {
+        for (var n = 0u; n < OWNED; n++) { // unroll
+            for (var e = 0u; e < EACH; e++) { // unroll
+                let row = state_row(sub, n, e, l);
+                if (row < args.depth) {
+                    x[n * EACH + e] = state_before(t, row, state_column(t, n, e, l));
                 }
             }
         }
     }
-    if (HAS_Z) {
-        for (var d = lane; d < DEPTH4 * 4u; d += WORKGROUP) {
+    var all = array<f32, NORM_EACH>();                        // decay of the segment
+    for (var m = 0u; m < NORM_EACH; m++) { // unroll
+        let d = lane + m * WORKGROUP;
+        all[m] = 1.0;
+        if (HAS_Z && d < CHANNELS) {
             var z = 0.0;
-            if (d < args.depth) {
+            if (!SUMS && d < args.depth) {
                 z = z_before(t, d);
             }
             norm[d] = z;
         }
     }
-    var qs = array<vec4<f16>, K_EACH>();
-    var ks = array<vec4<f16>, K_EACH>();
-    var vs = array<vec4<f16>, V_EACH>();
-    var g = 0.0;
-    for (var m = 0u; m < K_EACH; m++) { // unroll
-        qs[m] = q_part(t, begin, lane + m * WORKGROUP);
-        ks[m] = k_part(t, begin, lane + m * WORKGROUP);
+
+    // What a chunk needs is on its way since the one before.
+    var q = array<MatA, JOBS * HALF>(); // split
+    var a = array<MatA, JOBS * KEY_HALF>(); // split
+    var k = array<MatA, DEPTH_EACH * TILES>(); // split
+    var v = array<vec4<f16>, V_EACH>();
+    var decay = array<f32, DEPTH_EACH * EACH>();
+    var start = record(t, begin / CHUNK);
+    var mark = marks(t, begin / CHUNK);
+    if (!SUMS) {
+        for (var b = 0u; b < JOBS; b++) { // unroll
+            for (var d = 0u; d < HALF; d++) { // unroll
+                q[b * HALF + d] = query(start, sub * JOBS + b, d);
+            }
+            for (var j = 0u; j < KEY_HALF; j++) { // unroll
+                a[b * KEY_HALF + j] = seen(start, sub * JOBS + b, j);
+            }
+        }
+    }
+    for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
+        for (var j = 0u; j < TILES; j++) { // unroll
+            k[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
+        }
+        for (var e = 0u; e < EACH; e++) { // unroll
+            decay[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));
+        }
     }
     for (var m = 0u; m < V_EACH; m++) { // unroll
-        vs[m] = v_part(t, begin, lane + m * WORKGROUP);
+        v[m] = v_part(t, begin, lane + m * WORKGROUP);
     }
-    if (SCALAR && lane < CHUNK) {
-        g = gate_of(t, begin + lane);
-    }
+    var extra = extras(mark, lane);
 
-    for (var first = begin; first < end; first += CHUNK) {
-        workgroupBarrier();
-        for (var m = 0u; m < K_EACH; m++) { // unroll
-            stage_query(lane + m * WORKGROUP, qs[m]);
-            stage_key(t, first, lane + m * WORKGROUP, ks[m], 1.0);
+    for (var n = 0u; n < count; n++) {
+        let first = begin + n * CHUNK;
+        if (!SUMS) {
+            var most = vec4<f32>();
+            for (var i = 0u; i < OWNED * EACH; i++) { // unroll
+                most = max(most, abs(x[i]));
+            }
+            let power = power_of(most);
+            for (var i = 0u; i < OWNED; i++) { // unroll
+                for (var e = 0u; e < EACH; e++) { // unroll
+                    let at = state_row(sub, i, e, l) * STRIDE + i % COLUMN_TILES * N4 + part(e, l) % N4;
+                    state_tile[at] = vec4<f16>(x[i * EACH + e] * two_to(power));
+                }
+            }
+            if (l == 0u) {
+                scales[sub] = power;
+            }
         }
         for (var m = 0u; m < V_EACH; m++) { // unroll
-            stage_value(t, first, lane + m * WORKGROUP, vs[m]);
+            let p = min(lane + m * WORKGROUP, V_PARTS - 1u);
+            v_tile[p / COLUMNS * STRIDE + p % COLUMNS] = v_real_part(t, first, p, v[m]);
         }
-        if (SCALAR && lane < CHUNK) {
-            gates[lane] = g;
-        }
-        var most = vec4<f32>();
-        for (var n = 0u; n < STATE_PARTS; n++) { // unroll
-            most = max(most, abs(s[n]));
-        }
-        largest[lane] = max(max(most.x, most.y), max(most.z, most.w));
         workgroupBarrier();
 
-        // Loads run a chunk ahead of the arithmetic.
-        let next = first + CHUNK;
-        for (var m = 0u; m < K_EACH; m++) { // unroll
-            qs[m] = q_part(t, next, lane + m * WORKGROUP);
-            ks[m] = k_part(t, next, lane + m * WORKGROUP);
-        }
+        // Loads for the next chunk follow the last use of what they replace.
+        start = record(t, begin / CHUNK + n + 1u);
+        mark = marks(t, begin / CHUNK + n + 1u);
         for (var m = 0u; m < V_EACH; m++) { // unroll
-            vs[m] = v_part(t, next, lane + m * WORKGROUP);
+            v[m] = v_part(t, first + CHUNK, lane + m * WORKGROUP);
         }
-        if (SCALAR) {
-            if (lane < CHUNK) {
-                g = gate_of(t, next + lane);
-                var sum = 0.0;
-                for (var j = 0u; j < CHUNK; j++) { // unroll
-                    sum += select(0.0, gates[j], j <= lane);
-                }
-                until[lane] = sum;
-            }
-        }
+        let extra_next = extras(mark, lane);
 
-        // Loads at the end of the tokens parted the lanes.
-        subgroupBarrier();
-        for (var b = 0u; b < JOBS; b++) { // unroll
-            let job = sub * JOBS + b;
-            let i = job / 2u / TILES;
-            let j = job / 2u % TILES;
-            var pairs = MatC();
-            for (var c = 0u; c < DEPTH_TILES / 2u; c++) { // unroll
-                let d = (job % 2u * (DEPTH_TILES / 2u) + c) * N4;
-                let a = coopLoadT<MatA>(&q_tile[i * N * K_STRIDE + d], K_STRIDE);
-                pairs = coopMultiplyAdd(a, coopLoad<MatB>(&k_tile[j * N * K_STRIDE + d], K_STRIDE), pairs);
-            }
-            coopStoreT(pairs, &sums[(job % 2u * CHUNK + i * N) * S_STRIDE + j * N4], S_STRIDE);
-        }
-        let scale = scale_of(sub);
-        var reads = array<MatC, TILES * COLUMN_TILES>();
-        for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
-            for (var c = 0u; c < COLUMN_TILES; c++) { // unroll
-                let to = half + (d * COLUMN_TILES + c) % PATCHES * N * HALF_STRIDE;
-                for (var e = 0u; e < PATCH_EACH; e++) { // unroll
-                    let p = e * LANES + l;
-                    if (p < PATCH_PARTS) {
-                        halves[to + p / N4 * HALF_STRIDE + p % N4] = vec4<f16>(s[(d * COLUMN_TILES + c) * PATCH_EACH + e] * scale);
-                    }
-                }
-                subgroupBarrier();
-                let b = coopLoadT<MatB>(&halves[to], HALF_STRIDE);
-                for (var m = 0u; m < TILES; m++) { // unroll
-                    let a = coopLoadT<MatA>(&q_tile[m * N * K_STRIDE + d * N4], K_STRIDE);
-                    reads[m * COLUMN_TILES + c] = coopMultiplyAdd(a, b, reads[m * COLUMN_TILES + c]);
-                }
-                if (PATCHES == 1u) {
-                    subgroupBarrier();
-                }
-            }
-        }
-        workgroupBarrier();
-
-        for (var n = 0u; n < PAIR_EACH; n++) { // unroll
-            weigh(lane + n * WORKGROUP);
-        }
-        if (SCALAR) {
-            let last = until[CHUNK - 1u];
-            for (var m = 0u; m < K_EACH; m++) { // unroll
-                let p = lane + m * WORKGROUP;
-                if (p < K_PARTS) {
-                    let at = p / DEPTH4 * K_STRIDE + p % DEPTH4;
-                    k_tile[at] = vec4<f16>(vec4<f32>(k_tile[at]) * exp(last - until[p / DEPTH4]));
-                }
-            }
-        }
-        workgroupBarrier();
-
-        for (var c = 0u; c < COLUMN_TILES; c++) { // unroll
-            var vb = array<MatB, TILES>();
+        // The write, through the slot that the read then takes.
+        for (var i = 0u; i < OWNED; i++) { // unroll
+            var sum = MatC();
             for (var j = 0u; j < TILES; j++) { // unroll
-                vb[j] = coopLoadT<MatB>(&v_tile[j * N * V_STRIDE + own + c * N4], V_STRIDE);
+                sum = coopMultiplyAdd(k[i / COLUMN_TILES * TILES + j], coopLoadT<MatB>(&v_tile[j * N * STRIDE + i % COLUMN_TILES * N4], STRIDE), sum);
             }
-            for (var m = 0u; m < TILES; m++) { // unroll
-                var own_pairs = MatC();
-                for (var j = 0u; j < m + 1u; j++) { // unroll
-                    let a = coopLoadT<MatA>(&p_tile[m * N * P_STRIDE + j * N4], P_STRIDE);
-                    own_pairs = coopMultiplyAdd(a, vb[j], own_pairs);
-                }
-                coopStoreT(reads[m * COLUMN_TILES + c], &sums[corner], PATCH_STRIDE);
-                if (PATCHES > 1u) {
-                    coopStoreT(own_pairs, &sums[corner + (PATCHES - 1u) * N * PATCH_STRIDE], PATCH_STRIDE);
-                }
-                subgroupBarrier();
-                var x = array<vec4<f32>, PATCH_EACH>();
-                for (var e = 0u; e < PATCH_EACH; e++) { // unroll
-                    let p = min(e * LANES + l, PATCH_PARTS - 1u);
-                    x[e] = sums[corner + p / N4 * PATCH_STRIDE + p % N4] * (args.scale / scale);
-                    if (SCALAR) {
-                        x[e] *= exp(until[m * N + p / N4]);
-                    }
-                }
-                if (PATCHES == 1u) {
-                    subgroupBarrier();
-                    coopStoreT(own_pairs, &sums[corner], PATCH_STRIDE);
-                    subgroupBarrier();
-                }
-                for (var e = 0u; e < PATCH_EACH; e++) { // unroll
-                    let p = min(e * LANES + l, PATCH_PARTS - 1u);
-                    let i = m * N + p / N4;
-                    x[e] += sums[corner + (PATCHES - 1u) * N * PATCH_STRIDE + p / N4 * PATCH_STRIDE + p % N4];
-                    if (DIVIDE != 0u) {
-                        var by = 0.0;
-                        for (var n = 0u; n < 8u; n++) { // unroll
-                            by += divisors[i * 8u + n];
-                        }
-                        x[e] = divided(x[e], by);
-                    }
-                    if (e * LANES + l < PATCH_PARTS && first + i < end) {
-                        out_store4(out_row(t, first + i), t.column + (own + c * N4 + p % N4) * 4u, args.width, x[e]);
-                    }
-                }
-                subgroupBarrier();
-            }
-            for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
-                let to = corner + d % PATCHES * N * PATCH_STRIDE;
-                var sum = MatC();
-                for (var j = 0u; j < TILES; j++) { // unroll
-                    sum = coopMultiplyAdd(coopLoad<MatA>(&k_tile[j * N * K_STRIDE + d * N4], K_STRIDE), vb[j], sum);
-                }
-                coopStoreT(sum, &sums[to], PATCH_STRIDE);
-                subgroupBarrier();
-                for (var e = 0u; e < PATCH_EACH; e++) { // unroll
-                    let p = min(e * LANES + l, PATCH_PARTS - 1u);
-                    let n = (d * COLUMN_TILES + c) * PATCH_EACH + e;
-                    if (SCALAR) {
-                        s[n] += less_one(until[CHUNK - 1u]) * s[n];
-                    }
-                    s[n] += sums[to + p / N4 * PATCH_STRIDE + p % N4];
-                }
-                if (PATCHES == 1u) {
-                    subgroupBarrier();
-                }
-            }
+            coopStoreT(sum, &patches[corner + i % SLOTS * PATCH], PATCH_STRIDE);
             subgroupBarrier();
+            for (var e = 0u; e < EACH; e++) { // unroll
+                let p = part(e, l);
+                x[i * EACH + e] = decay[i / COLUMN_TILES * EACH + e] * x[i * EACH + e] + patches[corner + i % SLOTS * PATCH + p / N4 * PATCH_STRIDE + p % N4];
+            }
+            if (SLOTS == 1u || i + 1u == OWNED) {
+                subgroupBarrier();
+            }
         }
-        if (HAS_Z) {
-            add_to_z(lane);
+        for (var d = 0u; d < DEPTH_EACH; d++) { // unroll
+            for (var j = 0u; j < TILES; j++) { // unroll
+                k[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
+            }
+            for (var e = 0u; e < EACH; e++) { // unroll
+                decay[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));
+            }
         }
+        if (!SUMS) {
+            for (var b = 0u; b < JOBS; b++) { // unroll
+                let job = sub * JOBS + b;
+                let h = job % HALVES;
+                let c = job / HALVES % COLUMN_TILES;
+                // The sum so far has the scale of the rows that came last.
+                var scale = 0;
+                var sum = MatC();
+                for (var d = 0u; d < HALF; d++) { // unroll
+                    let own = scales[(h * HALF + d) / DEPTH_EACH];
+                    if (d > 0u) {
+                        sum = sum * two_to(own - scale);
+                    }
+                    scale = own;
+                    let s = coopLoadT<MatB>(&state_tile[(h * HALF + d) * N * STRIDE + c * N4], STRIDE);
+                    sum = coopMultiplyAdd(q[b * HALF + d], s, sum);
+                }
+                sum = sum * two_to(-scale);
+                for (var j = 0u; j < KEY_HALF; j++) { // unroll
+                    let y = coopLoadT<MatB>(&v_tile[(h * KEY_HALF + j) * N * STRIDE + c * N4], STRIDE);
+                    sum = coopMultiplyAdd(a[b * KEY_HALF + j], y, sum);
+                }
+                coopStoreT(sum, &patches[corner + b * PATCH], PATCH_STRIDE);
+                for (var d = 0u; d < HALF; d++) { // unroll
+                    q[b * HALF + d] = query(start, job, d);
+                }
+                for (var j = 0u; j < KEY_HALF; j++) { // unroll
+                    a[b * KEY_HALF + j] = seen(start, job, j);
+                }
+            }
+            if (DIVIDE != 0u) {
+                let i = lane / SHARES;
+                var by = 0.0;
+                for (var m = 0u; m < SHARE4; m++) { // unroll
+                    let d = lane % SHARES * SHARE4 + m;
+                    let z = vec4<f32>(norm[d * 4u], norm[d * 4u + 1u], norm[d * 4u + 2u], norm[d * 4u + 3u]);
+                    let at = record(t, first / CHUNK) + (i / N * DEPTH_TILES + d / N4) * MATRIX + i % N * N4 + d % N4;
+                    by += dot(vec4<f32>(chunks_data[at]), z);
+                }
+                divisors[lane] = by;
+            }
+        }
+        workgroupBarrier();
+
+        if (!SUMS) {
+            for (var m = 0u; m < V_EACH; m++) { // unroll
+                let p = min(lane + m * WORKGROUP, V_PARTS - 1u);
+                let i = p / COLUMNS;
+                let at = i % N * PATCH_STRIDE + p % COLUMNS % N4;
+                let job = (i / N * COLUMN_TILES + p % COLUMNS / N4) * HALVES;
+                var y = vec4<f32>();
+                for (var h = 0u; h < HALVES; h++) { // unroll
+                    y += patches[((job + h) / JOBS * SLOTS + (job + h) % JOBS) * PATCH + at];
+                }
+                if (DIVIDE != 0u) {
+                    var by = extra.row[m];
+                    for (var h = 0u; h < SHARES; h++) { // unroll
+                        by += divisors[i * SHARES + h];
+                    }
+                    y = divided(y, by);
+                }
+                if (lane + m * WORKGROUP < V_PARTS && first + i < end) {
+                    out_store4(out_row(t, first + i), t.column + p % COLUMNS * 4u, args.width, y);
+                }
+            }
+        }
+        for (var m = 0u; m < NORM_EACH; m++) { // unroll
+            let d = lane + m * WORKGROUP;
+            if ((HAS_Z || SUMS) && d < CHANNELS) {
+                all[m] *= extra.decay[m];
+                if (HAS_Z) {
+                    norm[d] = extra.decay[m] * norm[d] + extra.keys[m];
+                }
+            }
+        }
+        extra = extra_next;
     }
 
     if (ends(t)) {
-        for (var d = 0u; d < DEPTH_TILES; d++) { // unroll
-            for (var c = 0u; c < COLUMN_TILES; c++) { // unroll
-                for (var e = 0u; e < PATCH_EACH; e++) { // unroll
-                    let p = e * LANES + l;
-                    let row = d * N + p / N4;
-                    if (p < PATCH_PARTS && row < args.depth) {
-                        state_store4(new_row(t, row), t.column + (own + c * N4 + p % N4) * 4u, args.width, s[(d * COLUMN_TILES + c) * PATCH_EACH + e]);
-                    }
+        for (var n = 0u; n < OWNED; n++) { // unroll
+            for (var e = 0u; e < EACH; e++) { // unroll
+                let row = state_row(sub, n, e, l);
+                if (e * LANES + l < MATRIX && row < args.depth) {
+                    state_store4(new_row(t, row), state_column(t, n, e, l), args.width, x[n * EACH + e]);
                 }
             }
         }
-        if (HAS_Z && t.column == 0u) {
-            workgroupBarrier();
-            for (var d = lane * 4u; d < args.depth; d += WORKGROUP * 4u) {
-                z_store4(z_row(t), d, args.depth, vec4<f32>(norm[d], norm[d + 1u], norm[d + 2u], norm[d + 3u]));
-            }
-        }
+        finish(t, lane, all);
     }
 }

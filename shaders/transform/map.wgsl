@@ -4,7 +4,6 @@
 // Workgroup memory: 0.5 KiB. Barriers: 4 where the map is a softmax, else none.
 
 const LANES: u32 = 16u;
-const SILU: u32 = 4u;
 const EXP: u32 = 6u;
 const SOFTMAX: u32 = 7u;
 const HEDGEHOG: u32 = 8u;
@@ -15,36 +14,8 @@ const PAD: u32 = 13u;
 
 var<workgroup> parts: array<f32, WORKGROUP>;
 
-// 1 / (1 + e^-x) without an overflow.
-fn sigmoid(x: f32) -> f32 {
-    let e = exp(-abs(x));
-    return select(e, 1.0, x >= 0.0) / (1.0 + e);
-}
-
 fn each(x: f32) -> f32 {
-    switch FEATURE {
-        case 1u: {
-            return select(exp(min(x, 0.0)), x + 1.0, x > 0.0);
-        }
-        case 2u: {
-            return max(x, 0.0);
-        }
-        case 3u: {
-            return max(x, 0.0) * max(x, 0.0);
-        }
-        case SILU: {
-            return x * sigmoid(x);
-        }
-        case 5u: {
-            return sigmoid(x);
-        }
-        case EXP: {
-            return exp(x);
-        }
-        default: {
-            return x;
-        }
-    }
+    return elementwise(FEATURE, x);
 }
 
 fn channel(base: u32, i: u32) -> f32 {

@@ -212,6 +212,22 @@ impl GpuEngine {
         Ok(view)
     }
 
+    /// The plan, or its portable form where the device does not serve a stage that only matrices serve, or fails its self-test.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::prepare`].
+    pub async fn proven(&self, mut plan: Plan) -> Result<Plan> {
+        let Some(portable) = plan.portable.take() else { return Ok(plan) };
+        let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+        for (n, stage) in plan.stages.iter().enumerate().filter(|(_, stage)| stage.op.needs_matrices()) {
+            let (kernel, io) = (stage.op.kernel(), plan.io(n, &layouts));
+            if self.test_matrix(kernel, &io).await.is_err() || self.launch(kernel, &io).is_err() {
+                return Ok(*portable);
+            }
+        }
+        Ok(plan)
+    }
+
     /// Allocates a plan's scratch memory and compiles its kernels.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod profile;
 mod readback;
 mod resolve;
 mod self_test;
+mod self_test_chunks;
 mod self_test_scan;
 mod tune;
 

@@ -37,6 +37,10 @@ pub enum Op {
     Scan(scan::Scan),
     /// The states at the starts of a scan's segments.
     Carry(scan::Carry),
+    /// What each chunk of tokens is to the recurrence.
+    Chunks(scan::Chunks),
+    /// The linear recurrence over chunks, by matrices.
+    Chunked(scan::Chunked),
     /// The elementwise recurrence.
     Selective(scan::Selective),
     /// A network that learns the tokens.
@@ -64,6 +68,11 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether no kernel but one of cooperative matrices computes it.
+    pub(crate) fn needs_matrices(&self) -> bool {
+        matches!(self, Op::Chunks(_) | Op::Chunked(_))
+    }
+
     /// The operation as a kernel.
     pub fn kernel(&self) -> &dyn Kernel {
         match self {
@@ -74,6 +83,8 @@ impl Op {
             Op::BlockMap(op) => op,
             Op::Scan(op) => op,
             Op::Carry(op) => op,
+            Op::Chunks(op) => op,
+            Op::Chunked(op) => op,
             Op::Selective(op) => op,
             Op::Memory(op) => op,
             Op::Solve(op) => op,

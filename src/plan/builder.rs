@@ -1,6 +1,7 @@
 //! `PlanBuilder`: what a variant writes its plan with. Slots here, stages by the typed verbs of `verbs.rs`.
 
 use super::{Check, Plan, Ref, Slot, SlotId, SlotRole, Stage};
+use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hook::Hook;
 use crate::kernel::Op;
@@ -15,6 +16,8 @@ pub struct PlanBuilder<'a> {
     plan: Plan,
     whole_from: usize,
     workgroups: usize,
+    matrices: Option<u64>,
+    fused: bool,
 }
 
 /// Workgroups that fill a large device with several each on its processors.
@@ -23,7 +26,13 @@ const WORKGROUPS: usize = 1024;
 impl<'a> PlanBuilder<'a> {
     /// An empty plan for a problem; its inputs are slots already.
     pub fn new(problem: &'a Problem) -> Self {
-        let mut plan = Plan { variant: problem.subject(), slots: Vec::new(), stages: Vec::new(), notes: Vec::new() };
+        let mut plan = Plan {
+            variant: problem.subject(),
+            slots: Vec::new(),
+            stages: Vec::new(),
+            notes: Vec::new(),
+            portable: None,
+        };
         let card = problem.card();
         let known = card.inputs.iter().filter_map(|i| Some((i.name, problem.input(i.name)?)));
         for (name, spec) in known.chain(problem.inputs().filter(|(name, _)| card.input(name).is_none())) {
@@ -35,14 +44,14 @@ impl<'a> PlanBuilder<'a> {
                 check: None,
             });
         }
-        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS }
+        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS, matrices: None, fused: false }
     }
 
     /// The finished plan.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when an output of the card was not written: a defect of the variant.
-    pub fn finish(self) -> Result<Plan> {
+    pub fn finish(mut self) -> Result<Plan> {
         for output in self.problem.card().outputs.iter().filter(|o| !o.optional) {
             let written = |stage: &Stage| {
                 stage.bindings.iter().any(|(role, r)| {
@@ -61,6 +70,9 @@ impl<'a> PlanBuilder<'a> {
                 let message = format!("{}: the plan writes no output `{name}`", self.plan.variant);
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
+        }
+        if self.fused {
+            self.plan.prune();
         }
         Ok(self.plan)
     }
@@ -131,6 +143,11 @@ impl<'a> PlanBuilder<'a> {
     pub fn constant(&mut self, name: &str, data: HostTensor) -> Ref {
         let data = data.contiguous();
         let (dtype, shape) = (data.dtype(), data.shape().to_vec());
+        // The same data once: tables of cosines for q are those for k.
+        let same = |s: &Slot| s.name == name && matches!(&s.role, SlotRole::Constant(held) if *held == data);
+        if let Some(n) = self.plan.slots.iter().position(same) {
+            return Ref { slot: SlotId(n), views: Vec::new(), dtype, shape };
+        }
         self.slot(name, SlotRole::Constant(data), dtype, &shape)
     }
 
@@ -172,6 +189,35 @@ impl<'a> PlanBuilder<'a> {
     pub fn filled_by(mut self, workgroups: usize) -> Self {
         self.workgroups = workgroups;
         self
+    }
+
+    /// Lets the plan use what a device has besides what all have: stages that only matrices need.
+    #[must_use]
+    pub fn on(mut self, caps: &Caps) -> Self {
+        self.matrices = caps.matrix.map(|_| caps.max_binding);
+        self
+    }
+
+    /// The stage that computes a scratch tensor, where it is bound whole.
+    pub(super) fn maker(&self, of: &Ref) -> Option<&Stage> {
+        let whole = of.views.is_empty() && self.plan_role(of) == &SlotRole::Transient;
+        let writes = |stage: &&Stage| stage.bindings.iter().any(|(role, r)| *role == "out" && r.slot == of.slot);
+        self.plan
+            .stages
+            .iter()
+            .rev()
+            .find(writes)
+            .filter(|stage| whole && stage.bindings.iter().all(|(role, r)| *role != "out" || r.views.is_empty()))
+    }
+
+    /// Another stage does what this one's maker did: it is left out if nothing else reads it.
+    pub(super) fn fused(&mut self) {
+        self.fused = true;
+    }
+
+    /// Bytes of a binding, at most, where the device has matrices.
+    pub(super) fn matrices(&self) -> Option<u64> {
+        self.matrices
     }
 
     /// Pieces that fill the engine.

@@ -2,8 +2,11 @@
 
 mod bind;
 mod builder;
+mod chunks;
 mod display;
 mod memory;
+mod prune;
+mod scan;
 mod verbs;
 
 pub use builder::PlanBuilder;
@@ -199,6 +202,8 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// What was decided while it was written, for a reader.
     pub notes: Vec<String>,
+    /// The same without stages that only cooperative matrices serve, where it has such: taken when the device fails their self-test.
+    pub portable: Option<Box<Plan>>,
 }
 
 impl Plan {

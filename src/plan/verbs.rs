@@ -1,11 +1,11 @@
 //! Typed verbs: one a kernel, so that a plan names what it binds.
 
-use super::{PlanBuilder, Ref, SlotRole};
+use super::{PlanBuilder, Ref};
 use crate::error::Result;
 use crate::hook::Hook;
 use crate::kernel::key::ScalarType;
 use crate::kernel::{Op, attend, combine, diagnose, polynomial, pool, scan, select, transform};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::DType;
 
 /// What `attend` is bound to. `out`, `lse` and `mass` have a leading axis of splits, or none when there is one split.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ impl ScanIo {
         }
     }
 
-    fn bindings(self) -> (Bindings, Vec<(&'static str, Ref, ScalarType)>) {
+    pub(super) fn bindings(self) -> (Bindings, Vec<(&'static str, Ref, ScalarType)>) {
         let io = self;
         let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("out", io.out), ("state", io.state)];
         optional(&mut list, "z", io.z);
@@ -122,7 +122,7 @@ impl ScanIo {
         optional(&mut list, "b", io.b);
         let mut tables = Vec::new();
         tables.extend(io.decay.map(|r| ("g_scalar", r, ScalarType::F32)));
-        tables.extend(io.keep.map(|r| ("keep", r.insert(1).insert(3), ScalarType::Bool)));
+        tables.extend(io.keep.map(super::chunks::keep_table));
         tables.extend(io.w.map(|r| ("w", r, ScalarType::F32)));
         tables.extend(io.u.map(|r| ("u", r, ScalarType::F32)));
         tables.extend(io.z_in.map(|r| ("z_in", r.insert(2), ScalarType::F32)));
@@ -130,13 +130,13 @@ impl ScanIo {
     }
 
     /// Storage bindings of the scan in one stage.
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         let (list, tables) = self.clone().bindings();
         list.len() + usize::from(!tables.is_empty())
     }
 
     /// Tokens of a segment, where the scan is better cut and its bindings leave room for the states between.
-    fn segment(&self, op: &scan::Scan, workgroups: usize) -> Option<usize> {
+    pub(super) fn segment(&self, op: &scan::Scan, workgroups: usize) -> Option<usize> {
         let ([batch, heads, queries, width], [_, _, tokens, depth]) =
             (self.out.shape[..].try_into().ok()?, self.k.shape[..].try_into().ok()?);
         let (list, tables) = ScanIo { state_in: None, z_in: None, ..self.clone() }.bindings();
@@ -174,11 +174,13 @@ impl SolveIo {
 }
 
 /// Storage bindings of every device.
-const PORTABLE_BINDINGS: usize = 8;
+pub(super) const PORTABLE_BINDINGS: usize = 8;
 
-type Bindings = Vec<(&'static str, Ref)>;
+pub(super) type Bindings = Vec<(&'static str, Ref)>;
 
-fn optional(list: &mut Bindings, role: &'static str, bound: Option<Ref>) {
+pub(super) type Tables = Vec<(&'static str, Ref, ScalarType)>;
+
+pub(super) fn optional(list: &mut Bindings, role: &'static str, bound: Option<Ref>) {
     list.extend(bound.map(|r| (role, r)));
 }
 
@@ -269,115 +271,6 @@ impl PlanBuilder<'_> {
         Ok((start, end))
     }
 
-    /// The linear recurrence; in segments where few heads do not fill a device.
-    ///
-    /// # Errors
-    /// As [`PlanBuilder::stage`].
-    pub fn scan(&mut self, label: &str, op: scan::Scan, io: ScanIo) -> Result<()> {
-        let half = |r: &Ref| r.dtype == DType::F16 || self.plan_role(r) == &SlotRole::Transient;
-        let op = scan::Scan { half: io.v.dtype == DType::F16 && half(&io.q) && half(&io.k), ..op };
-        match io.segment(&op, self.workgroups()) {
-            Some(segment) => self.scan_segments(label, op, io, segment),
-            None => self.scan_whole(label, op, io),
-        }
-    }
-
-    /// One stage, and what has to come out of it to fit the bindings of every device: z, the state before, both erase vectors.
-    fn scan_whole(&mut self, label: &str, op: scan::Scan, mut io: ScanIo) -> Result<()> {
-        if io.count() > PORTABLE_BINDINGS
-            && let Some(z) = io.z.take()
-        {
-            // z is the state of values of 1.
-            let tokens = io.k.shape[2];
-            let ones = self.constant("ones", HostTensor::from_fn(&[1, 1, tokens, 1], |_| 1.0));
-            let mut list: Bindings = vec![("k", io.k.clone()), ("state", z.insert(3))];
-            list.push(("v", ones.broadcast(&[io.k.shape[0], 1, tokens, 1])));
-            optional(&mut list, "g", io.g.clone());
-            let mut tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
-            tables.extend(io.z_in.clone().map(|r| ("s_in", r.insert(3), ScalarType::F32)));
-            let sum = scan::Scan {
-                pass: scan::Pass::Sums(tokens),
-                read_before: false,
-                delta: false,
-                divide: scan::Divide::None,
-                ..op
-            };
-            self.stage(&format!("{label} z"), Op::Scan(sum), list, tables, Vec::new())?;
-            if op.divide == scan::Divide::None {
-                io.z_in = None;
-            }
-        }
-        let (state, count) = (io.state_in.clone(), io.count());
-        let (mut list, mut tables) = io.bindings();
-        if count > PORTABLE_BINDINGS && list.iter().any(|(role, _)| *role == "a") {
-            let pick = |role: &str| list.iter().find(|(name, _)| *name == role).map(|(_, r)| r.clone());
-            if let (Some(a), Some(b)) = (pick("a"), pick("b")) {
-                let ab = self.scratch(&format!("{label}_ab"), DType::F32, &[&[2], &a.shape[..]].concat());
-                for (n, x) in [a, b].iter().enumerate() {
-                    let map = transform::Map { feature: transform::Feature::Identity };
-                    self.map(&format!("{label} pack"), map, x, &ab.select(0, n))?;
-                }
-                list.retain(|(role, _)| !matches!(*role, "a" | "b"));
-                list.push(("ab", ab));
-            }
-        }
-        if list.len() + usize::from(!tables.is_empty()) > PORTABLE_BINDINGS
-            && let Some(state) = state
-        {
-            list.retain(|(role, _)| *role != "state_in");
-            tables.push(("s_in", state, ScalarType::F32));
-        }
-        self.stage(label, Op::Scan(op), list, tables, Vec::new())
-    }
-
-    /// What each segment adds, the states at their starts, then all segments at once.
-    fn scan_segments(&mut self, label: &str, op: scan::Scan, mut io: ScanIo, each: usize) -> Result<()> {
-        let (sums, z) = self.segment_states(label, op, &mut io, each)?;
-        (io.state_in, io.z_in) = (Some(sums), z);
-        let (list, tables) = io.bindings();
-        self.stage(label, Op::Scan(scan::Scan { pass: scan::Pass::Reads(each), ..op }), list, tables, Vec::new())
-    }
-
-    /// The states (B, H S, D, Dv) and normalisers (B, H S, D) at the starts of S segments of `each` tokens. Takes the states before.
-    fn segment_states(
-        &mut self,
-        label: &str,
-        op: scan::Scan,
-        io: &mut ScanIo,
-        each: usize,
-    ) -> Result<(Ref, Option<Ref>)> {
-        let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| io.out.shape[axis]);
-        let (depth, count) = (io.k.shape[3], tokens.div_ceil(each));
-        let mut scratch = |name: &str, inner: &[usize]| {
-            let shape = [&[batch, heads * count], inner].concat();
-            self.scratch(&format!("{label}_{name}"), DType::F32, &shape)
-        };
-        let sums = scratch("sums", &[depth, width]);
-        let z = (io.z.is_some() || op.divide != scan::Divide::None).then(|| scratch("z_sums", &[depth]));
-        let total = match op.decay {
-            scan::Decay::None => None,
-            scan::Decay::Scalar => Some(scratch("total", &[1])),
-            scan::Decay::Channel => Some(scratch("total", &[depth])),
-        };
-
-        let mut list: Bindings = vec![("k", io.k.clone()), ("v", io.v.clone()), ("state", sums.clone())];
-        optional(&mut list, "g", io.g.clone());
-        optional(&mut list, "z", z.clone());
-        optional(&mut list, "total", total.clone());
-        let tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;
-        let sum = scan::Scan { pass: scan::Pass::Sums(each), read_before: false, divide: scan::Divide::None, ..op };
-        self.stage(&format!("{label} sums"), Op::Scan(sum), list, tables, Vec::new())?;
-
-        let mut list: Bindings = vec![("state", sums.clone())];
-        optional(&mut list, "z", z.clone());
-        optional(&mut list, "total", total);
-        optional(&mut list, "state_in", io.state_in.take());
-        let tables = io.z_in.take().map(|r| ("z_in", r.insert(2), ScalarType::F32)).filter(|_| z.is_some());
-        let carry = Op::Carry(scan::Carry { segments: count });
-        self.stage(&format!("{label} carry"), carry, list, tables.into_iter().collect(), Vec::new())?;
-        Ok((sums, z))
-    }
-
     /// A linear system of each token; in segments where few heads do not fill a device.
     ///
     /// # Errors
@@ -390,7 +283,9 @@ impl PlanBuilder<'_> {
             let mut sums = ScanIo::new(&io.k, &io.k, &io.k, &io.out, &io.out);
             (sums.decay, sums.w, sums.state_in) = (io.g.clone(), io.w.clone(), io.state_in.take());
             let op = scan::Scan { decay, ..scan::Scan::new(1.0) };
-            io.state_in = Some(self.segment_states(label, op, &mut sums, each)?.0);
+            io.state_in = Some(
+                self.segment_states(label, &op, &mut sums, each, |io| super::scan::segment_sums(&op, io, each))?.0,
+            );
         }
         let mut list: Bindings = vec![("k", io.k), ("out", io.out)];
         optional(&mut list, "q", io.q);

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use crate::{root, target};
 
 /// The tests that run kernels of cooperative matrices. Those that the package does not have are left out.
-const TESTS: [&str; 4] = ["matrix", "ranges", "scan_matrix", "tuning"];
+const TESTS: [&str; 7] =
+    ["matrix", "ranges", "scan_chunks", "scan_chunks_channel", "scan_delta", "scan_matrix", "tuning"];
 const MIRROR: &str = "http://deb.debian.org/debian";
 const DRIVER: &str = "usr/share/vulkan/icd.d";
 

@@ -1,6 +1,6 @@
 //! The launches of `scan/chunk` and `scan/recurrent`.
 
-use super::{Decay, Divide, Pass, Scan, TABLES, matrix};
+use super::{Decay, Divide, Pass, Scan, TABLES};
 use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, Place};
@@ -142,9 +142,6 @@ pub(super) fn launch(op: &Scan, io: &Io, caps: &Caps) -> Result<Launch> {
     let z = has_z(op, io);
     // A divisor counts the token itself, which a read before the write does not.
     let whole = !(erases(op, io) || op.read_before && op.divide != Divide::None);
-    if let Some(launch) = matrix::launch(op, io, caps, s).filter(|_| whole) {
-        return Ok(launch);
-    }
     let chunks = op.pass != Pass::Whole || s.tokens.max(s.queries) >= CHUNK;
     match chunk_columns(op, s.depth, s.width, z) {
         Some(columns) if whole && chunks => Ok(chunk(op, io, caps, s, columns, z)),
@@ -195,6 +192,7 @@ fn chunk(op: &Scan, io: &Io, caps: &Caps, s: Sizes, columns: usize, z: bool) -> 
         .switch("BIDIRECTIONAL", op.bidirectional)
         .switch("SUMS", sums)
         .import("lib/less_one")
+        .import("scan/state")
         .import("scan/common")
         .import("scan/chunk_tile")
         .u32("key_chunks", key_chunks)
@@ -262,6 +260,7 @@ fn recurrent(op: &Scan, io: &Io, caps: &Caps, s: Sizes, vectors: usize, z: bool)
         .switch("DELTA", op.delta)
         .switch("PACKED", io.find("ab").is_some())
         .import("lib/less_one")
+        .import("scan/state")
         .import("scan/common")
         .u32("steps", reads + shift)
         .u32("shift", shift)
@@ -274,55 +273,60 @@ fn recurrent(op: &Scan, io: &Io, caps: &Caps, s: Sizes, vectors: usize, z: bool)
     Ok(common(builder, op, io, s, tiles, z).groups(s.batch * s.heads * tiles))
 }
 
-/// What `scan/common` reads.
-pub(super) fn common<'a>(
+/// What `scan/state` and `scan/common` read.
+fn common<'a>(builder: LaunchBuilder<'a>, op: &Scan, io: &Io, s: Sizes, tiles: usize, z: bool) -> LaunchBuilder<'a> {
+    states(builder, io, op.pass, op.divide, z, [s.heads, s.tokens, s.depth, s.width])
+        .switch("SCALAR", op.decay == Decay::Scalar)
+        .switch("CHANNEL", op.decay == Decay::Channel)
+        .switch("READ_BEFORE", op.read_before)
+        .switch("HAS_WRITE", io.has_table("w"))
+        .u32("queries", s.queries)
+        .u32("tiles", tiles)
+        .u32("q_share", share(io, s, "q"))
+        .u32("k_share", share(io, s, "k"))
+        .u32("g_share", share(io, s, "g"))
+        .f32("scale", op.scale)
+        .strides("q", 4)
+        .strides("k", 4)
+        .strides("g", 4)
+}
+
+/// What `scan/state` reads, but for the tiles of a width.
+pub(super) fn states<'a>(
     builder: LaunchBuilder<'a>,
-    op: &Scan,
     io: &Io,
-    s: Sizes,
-    tiles: usize,
+    pass: Pass,
+    divide: Divide,
     z: bool,
+    [heads, tokens, depth, width]: [usize; 4],
 ) -> LaunchBuilder<'a> {
-    let (divide, eps) = match op.divide {
+    let (divide, eps) = match divide {
         Divide::None => (0, 0.0),
         Divide::Sum(eps) => (1, eps),
         Divide::AbsMax1 => (2, 0.0),
     };
-    let segments = op.pass.segments(s.tokens);
-    let (each, parts_in, parts_out) = match op.pass {
-        Pass::Whole => (s.tokens, 1, 1),
+    let segments = pass.segments(tokens);
+    let (each, parts_in, parts_out) = match pass {
+        Pass::Whole => (tokens, 1, 1),
         Pass::Sums(each) => (each, 1, segments),
         Pass::Reads(each) => (each, segments, 1),
     };
     builder
         .constant("DIVIDE", divide)
-        .switch("SCALAR", op.decay == Decay::Scalar)
-        .switch("CHANNEL", op.decay == Decay::Channel)
-        .switch("READ_BEFORE", op.read_before)
         .switch("HAS_Z", z)
         .switch("STATE_TABLE", io.has_table("s_in"))
         .switch("HAS_KEEP", io.has_table("keep"))
-        .switch("HAS_WRITE", io.has_table("w"))
-        .u32("heads", s.heads)
-        .u32("queries", s.queries)
-        .u32("tokens", s.tokens)
-        .u32("depth", s.depth)
-        .u32("width", s.width)
-        .u32("tiles", tiles)
+        .u32("heads", heads)
+        .u32("tokens", tokens)
+        .u32("depth", depth)
+        .u32("width", width)
         .u32("segments", segments)
         .u32("segment_tokens", each)
         .u32("parts_in", parts_in)
         .u32("parts_out", parts_out)
-        .u32("q_share", share(io, s, "q"))
-        .u32("k_share", share(io, s, "k"))
-        .u32("v_share", share(io, s, "v"))
-        .u32("g_share", share(io, s, "g"))
-        .f32("scale", op.scale)
+        .u32("v_share", heads / io.get("v").layout.shape[1])
         .f32("eps", eps)
-        .strides("q", 4)
-        .strides("k", 4)
         .strides("v", 4)
-        .strides("g", 4)
         .strides("state_in", 4)
         .strides("out", 4)
         .strides("state", 4)

@@ -1,9 +1,11 @@
 //! `scan`: the linear recurrence S_t = diag(e^g) S_{t-1} + b (a^T S_{t-1}) + w k v^T and its read.
 
 mod carry;
+mod chunked;
+mod chunks;
 mod launch;
-mod matrix;
 mod memory;
+mod rows;
 mod selective;
 mod solve;
 #[cfg(test)]
@@ -11,7 +13,11 @@ mod tests;
 mod twin;
 
 pub use carry::Carry;
+pub use chunked::Chunked;
+pub use chunks::Chunks;
+pub(crate) use chunks::{CHUNK, fits};
 pub use memory::{Act, Memory};
+pub use rows::Rows;
 pub use selective::Selective;
 pub use solve::{By, DEEPEST, Solve};
 
@@ -89,8 +95,6 @@ pub struct Scan {
     pub pass: Pass,
     /// Erase by the key itself: a = e^g ⊙ k and b = -w k, so that a token replaces what its key held (the delta rule).
     pub delta: bool,
-    /// q and k were made of f16 numbers: a product by matrices may round them to f16 again.
-    pub half: bool,
 }
 
 impl Scan {
@@ -104,7 +108,6 @@ impl Scan {
             bidirectional: false,
             pass: Pass::Whole,
             delta: false,
-            half: false,
         }
     }
 

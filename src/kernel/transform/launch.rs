@@ -1,6 +1,6 @@
 //! The launches of `transform/*`.
 
-use super::{Feature, Gate, Map, Norm, Rotary};
+use super::{Gate, Map, Norm, Rotary};
 use crate::caps::Caps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, ScalarType};
@@ -57,24 +57,9 @@ fn builder<'a>(
 pub(super) fn map(op: &Map, io: &Io, caps: &Caps) -> Result<Launch> {
     let x = rows(op, io, |d| op.feature.width(d))?;
     let (rows, depth) = (x[0] * x[1] * x[2], x[3] as f64);
-    let number = match op.feature {
-        Feature::Identity => 0,
-        Feature::Elu1 => 1,
-        Feature::Relu => 2,
-        Feature::Relu2 => 3,
-        Feature::Silu => 4,
-        Feature::Sigmoid => 5,
-        Feature::Exp => 6,
-        Feature::Softmax => 7,
-        Feature::Hedgehog => 8,
-        Feature::Taylor => 9,
-        Feature::TaylorCompact => 10,
-        Feature::Dpfp(_) => 11,
-        Feature::ExpPm => 12,
-        Feature::Pad => 13,
-    };
     Ok(builder(op, "transform/map", io, caps, x)
-        .constant("FEATURE", number)
+        .import("lib/elementwise")
+        .constant("FEATURE", op.feature.number())
         .u32("depth", x[3])
         .u32("width", op.feature.width(x[3]))
         .f32("linear", depth.powf(-0.25) as f32)

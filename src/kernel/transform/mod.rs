@@ -50,6 +50,31 @@ pub enum Feature {
 }
 
 impl Feature {
+    /// Whether each feature hangs on one channel.
+    pub(crate) fn elementwise(self) -> bool {
+        self.number() <= Feature::Exp.number()
+    }
+
+    /// Its place in the shaders.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Feature::Identity => 0,
+            Feature::Elu1 => 1,
+            Feature::Relu => 2,
+            Feature::Relu2 => 3,
+            Feature::Silu => 4,
+            Feature::Sigmoid => 5,
+            Feature::Exp => 6,
+            Feature::Softmax => 7,
+            Feature::Hedgehog => 8,
+            Feature::Taylor => 9,
+            Feature::TaylorCompact => 10,
+            Feature::Dpfp(_) => 11,
+            Feature::ExpPm => 12,
+            Feature::Pad => 13,
+        }
+    }
+
     /// Features of a row of `d` channels.
     pub fn width(self, d: usize) -> usize {
         match self {

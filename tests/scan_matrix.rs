@@ -141,3 +141,47 @@ fn rows_are_made_where_the_records_are() {
     }
     check("turned", &Retention { offset: 1000, ..Default::default() }, &inputs([b, h, h, l, d, dv]), WHOLE);
 }
+
+#[test]
+fn records_of_stretches() {
+    use wgpu_attention::caps::Caps;
+    use wgpu_attention::plan::PlanBuilder;
+    use wgpu_attention::{Problem, Spec};
+    let [b, h, l, d, dv] = [1, 2, 150, 24, 16];
+    let state = random(&[b, h, d, dv], 7);
+    let flags = (0..b * l).map(|n| u8::from(n % 5 != 2)).collect::<Vec<_>>();
+    let mask = HostTensor::new(&[b, l], flags).expect("a mask");
+    let z = HostTensor::from_fn(&[b, h, d], |n| 1.0 + n as f32 % 3.0);
+    let linear = inputs([b, h, h, l, d, dv]).with("key_mask", mask).with("z", z).with("state", &state);
+    let turned = inputs([b, h, h, l, d, dv]).with("state", &state);
+    let channels = turned.clone().with("log_decay", decay(&[b, h, l, d], 3.0));
+    let delta = turned.clone().with("beta", HostTensor::from_fn(&[b, h, l], |n| 0.2 * (n % 5) as f32));
+    let cases: [(&dyn Variant, &Inputs); 4] = [
+        (&LinearAttention::default(), &linear),
+        (&Retention::default(), &turned),
+        (&GatedLinearAttention::default(), &channels),
+        (&DeltaNet::default(), &delta),
+    ];
+    for (variant, call) in cases {
+        let cpu = Runtime::cpu().call_blocking(variant, call).expect("a result");
+        for (name, runtime) in engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()) {
+            let specs = call.iter().map(|(n, t)| (n, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
+            let problem = Problem::new(variant, specs).expect("a problem");
+            // Room for the records of 64 tokens.
+            let caps = Caps { max_binding: 40 << 10, ..runtime.caps() };
+            let mut builder = PlanBuilder::new(&problem).on(&caps);
+            variant.plan(&problem, &mut builder).expect("a plan");
+            let plan = builder.finish().expect("a plan");
+            let made = plan.stages.iter().filter(|s| s.op.kernel().name() == "scan.chunks").count();
+            assert_eq!(made, 3, "{variant:?}");
+            let prepared = pollster::block_on(runtime.prepare(plan)).expect("a prepared plan");
+            let outputs = runtime.run(&prepared, call).expect("a run");
+            for (output, want) in cpu.iter() {
+                let got = pollster::block_on(runtime.read(outputs.get(output).expect("a result"))).expect("a result");
+                if let Err(why) = close(want, &got, Budget::MATRIX) {
+                    panic!("{variant:?} on {name}: {output}: {why}");
+                }
+            }
+        }
+    }
+}

@@ -9,6 +9,8 @@ use crate::tensor::{DType, HostTensor};
 
 /// Parts of the workgroups that fill a large device: a workgroup of matrices fills a processor, and a head has several.
 const LARGER: usize = 10;
+/// Bytes of the records that are made at once, at most.
+const MOST: u64 = 1 << 30;
 
 impl PlanBuilder<'_> {
     /// Whether the device is known to have matrices, and the scan is one that they serve: causal, read after the write, f16 values, keys
@@ -20,7 +22,7 @@ impl PlanBuilder<'_> {
         let half = |r: &Ref| r.dtype == DType::F16 || self.plan_role(r) == &SlotRole::Transient;
         let plain = !op.read_before && !op.bidirectional && io.a.is_none() && io.b.is_none() && io.u.is_none();
         let undivided = op.divide == scan::Divide::None && io.z.is_none();
-        let record = scan::Chunks::record(op.delta, depth);
+        let least = (4 * scan::Chunks::record(op.delta, depth) * batch * heads) as u64;
         io.v.dtype == DType::F16
             && [&io.q, &io.k].into_iter().all(half)
             && plain
@@ -29,11 +31,66 @@ impl PlanBuilder<'_> {
             && depth.is_multiple_of(4)
             && scan::fits(tokens, depth)
             && (undivided || !op.delta)
-            && (2 * record * batch * heads * tokens.div_ceil(scan::CHUNK)) as u64 <= bytes
+            && least <= bytes
     }
 
-    /// What each chunk is, all chunks at once, then the chunks in order: of all tokens, or of several segments at once.
+    /// What each chunk is, all chunks at once, then the chunks in order; in stretches of the tokens where the records of all are more than
+    /// they may be.
     pub(super) fn scan_chunks(&mut self, label: &str, op: scan::Scan, mut io: ScanIo) -> Result<()> {
+        let (tokens, channel) = (io.out.shape[2], op.decay == scan::Decay::Channel);
+        let mut turns = None;
+        let (q, k);
+        (q, io.q) = self.made(&io.q, channel, &mut turns)?;
+        (k, io.k) = self.made(&io.k, channel, &mut turns)?;
+        let turns = turns.map(|turns: Turns| turns.made);
+        let made = scan::Chunks { decay: op.decay, delta: op.delta, scale: op.scale, q, k };
+        let each = self.stretch(&op, &io);
+        if each >= tokens {
+            return self.scan_stretch(label, op, made, io, turns);
+        }
+        let counts = op.divide != scan::Divide::None || io.z.is_some();
+        let (mut state, mut z) = (io.state_in.take(), io.z_in.take());
+        for start in (0..tokens).step_by(each) {
+            let length = each.min(tokens - start);
+            let of =
+                |r: &Ref, axis: usize| if r.shape[axis] == tokens { r.narrow(axis, start, length) } else { r.clone() };
+            let mut part = io.clone();
+            for r in [&mut part.q, &mut part.k, &mut part.v, &mut part.out] {
+                *r = of(r, 2);
+            }
+            for r in [&mut part.g, &mut part.decay, &mut part.w].into_iter().flatten() {
+                *r = of(r, 2);
+            }
+            part.keep = part.keep.map(|r| of(&r, 1));
+            (part.state_in, part.z_in) = (state.take(), z.take());
+            if start + length < tokens {
+                part.state = self.scratch(&format!("{label}_state"), DType::F32, &io.state.shape);
+                let shape = [io.state.shape[0], io.state.shape[1], io.state.shape[2]];
+                part.z = counts.then(|| self.scratch(&format!("{label}_z"), DType::F32, &shape));
+                (state, z) = (Some(part.state.clone()), part.z.clone());
+            }
+            self.scan_stretch(label, op, made, part, turns.as_ref().map(|r| of(r, 2)))?;
+        }
+        Ok(())
+    }
+
+    /// Tokens whose records are made at once.
+    fn stretch(&self, op: &scan::Scan, io: &ScanIo) -> usize {
+        let (heads, tokens) = (io.out.shape[0] * io.out.shape[1], io.out.shape[2]);
+        let pair = (4 * scan::Chunks::record(op.delta, io.k.shape[3]) * heads) as u64;
+        let most = (self.matrices().unwrap_or(0).min(MOST) / pair.max(1)).max(1) as usize * 2 * scan::CHUNK;
+        tokens.div_ceil(tokens.div_ceil(most)).next_multiple_of(2 * scan::CHUNK)
+    }
+
+    /// The stages of one stretch: of all its tokens in order, or of several segments at once.
+    fn scan_stretch(
+        &mut self,
+        label: &str,
+        op: scan::Scan,
+        made: scan::Chunks,
+        mut io: ScanIo,
+        turns: Option<Ref>,
+    ) -> Result<()> {
         let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| io.out.shape[axis]);
         let depth = io.k.shape[3];
         let mut scratch = |name: &str, dtype, inner: usize| {
@@ -42,13 +99,8 @@ impl PlanBuilder<'_> {
         };
         let records = scratch("chunks", DType::F16, scan::Chunks::record(op.delta, depth));
         let marks = scratch("marks", DType::F32, scan::Chunks::marks(depth));
-        let mut turns = None;
-        let channel = op.decay == scan::Decay::Channel;
-        let (q, q_given) = self.made(&io.q, channel, &mut turns)?;
-        let (k, k_given) = self.made(&io.k, channel, &mut turns)?;
-        let made = scan::Chunks { decay: op.decay, delta: op.delta, scale: op.scale, q, k };
-        let mut list: Bindings = vec![("q", q_given), ("k", k_given)];
-        list.extend(turns.map(|turns: Turns| ("turns", turns.made)));
+        let mut list: Bindings = vec![("q", io.q.clone()), ("k", io.k.clone())];
+        list.extend(turns.map(|turns| ("turns", turns)));
         list.extend(io.g.clone().map(|g| ("g", g)));
         list.extend([("chunks", records.clone()), ("marks", marks.clone())]);
         let tables = ScanIo { u: None, z_in: None, ..io.clone() }.bindings().1;

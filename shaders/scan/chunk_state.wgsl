@@ -69,11 +69,16 @@ fn v_real_part(t: Tile, first: u32, n: u32, x: vec4<f16>) -> vec4<f16> {
     return select(vec4<f16>(), x, there);
 }
 
-// The power of two that brings a subgroup's largest number to [1024, 2048), from what is largest in each lane. Ratios of two of them, and
+// Sizes as bits, which are ordered as the numbers are. What is not finite has none: it would leave the other columns nothing.
+fn sizes(x: vec4<f32>) -> vec4<u32> {
+    let bits = bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu);
+    return select(bits, vec4<u32>(), bits >= vec4<u32>(0x7f800000u));
+}
+
+// The power of two that brings a subgroup's largest number to [1024, 2048), from the largest sizes of each lane. Ratios of two of them, and
 // products that they scale, stay within f32.
-fn power_of(most: vec4<f32>) -> i32 {
-    // Bits of what is not negative are ordered as the numbers are, and whole numbers have a faster maximum.
-    let top = subgroupMax(bitcast<u32>(max(max(most.x, most.y), max(most.z, most.w))));
+fn power_of(most: vec4<u32>) -> i32 {
+    let top = subgroupMax(max(max(most.x, most.y), max(most.z, most.w)));
     return clamp(137 - i32((top >> 23u) & 0xffu), -50, 50);
 }
 

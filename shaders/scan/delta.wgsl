@@ -80,9 +80,9 @@ fn kernel(group: u32, lane: u32) {
     for (var n = 0u; n < count; n++) {
         let first = n * CHUNK;
         let next = record(t, n + 1u);
-        var most = vec4<f32>();
+        var most = vec4<u32>();
         for (var i = 0u; i < OWNED * EACH; i++) { // unroll
-            most = max(most, abs(x[i]));
+            most = max(most, sizes(x[i]));
         }
         let power = power_of(most);
         for (var i = 0u; i < OWNED; i++) { // unroll

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Budget, close, engines, random};
+use common::{Budget, close, matrix_engines, random};
 use wgpu_attention::gpu::GpuOptions;
 use wgpu_attention::variants::Pattern;
 use wgpu_attention::variants::dense::{AlibiAttention, DenseAttention, SigmoidAttention, SoftcapAttention};
@@ -12,19 +12,6 @@ use wgpu_attention::{DType, Engine, HostTensor, Inputs, Runtime, Variant};
 
 /// Weights are rounded to f16 on this path: 2^-11 of each.
 const ROUNDED_WEIGHTS: Budget = Budget::MATRIX;
-
-fn matrix_engines() -> Vec<(&'static str, Runtime)> {
-    let list: Vec<_> = engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()).collect();
-    if list.is_empty() {
-        let required = std::env::var("WGPU_ATTENTION_REQUIRE").unwrap_or_default();
-        assert!(
-            !required.split(',').any(|r| r.trim() == "matrix"),
-            "cooperative matrices are required; no adapter here has them"
-        );
-        println!("not covered: cooperative matrices; no adapter here has them (cargo xtask coop-test)");
-    }
-    list
-}
 
 fn inputs([b, h, hk, lq, lk, d, dv]: [usize; 7]) -> Inputs {
     let half = |shape: &[usize], seed| random(shape, seed).to_f16();

@@ -61,6 +61,8 @@ fn odd_sizes_and_shared_heads() {
             check(&title, &GatedDeltaNet::default(), &call, half);
             let call = call.with("log_decay", decay(&[size[0], size[1], size[3]], 5, 0.2));
             check(&title, &GatedDeltaNet::default(), &call, half);
+            let call = call.with("log_decay", decay(&[size[0], size[1], size[3], size[4]], 6, 0.2));
+            check(&format!("{title}, a channel"), &GatedDeltaNet::default(), &call, half);
         }
     }
     check("delta-net", &DeltaNet::default(), &inputs([1, 2, 2, 70, 24, 16], true), true);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Budget, close, engines, random};
+use common::{Budget, close, matrix_engines, random};
 use wgpu_attention::variants::FeatureMap;
 use wgpu_attention::variants::linear::{
     DeltaNet, GatedLinearAttention, LightningAttention, LinearAttention, Retention,
@@ -23,9 +23,7 @@ fn inputs([b, h, hk, l, d, dv]: [usize; 6]) -> Inputs {
 
 fn check(title: &str, variant: &dyn Variant, call: &Inputs, entries: &[&str]) {
     let cpu = Runtime::cpu().call_blocking(variant, call).expect(title);
-    let mut covered = false;
-    for (name, runtime) in engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()) {
-        covered = true;
+    for (name, runtime) in matrix_engines() {
         let plan = runtime.plan(variant, call).expect(title);
         let layouts: Vec<_> = plan.slots.iter().map(|s| s.layout.clone()).collect();
         let launch = |n: usize| plan.stages[n].op.kernel().launch(&plan.io(n, &layouts), &runtime.caps()).expect(title);
@@ -40,14 +38,6 @@ fn check(title: &str, variant: &dyn Variant, call: &Inputs, entries: &[&str]) {
                 panic!("{title} on {name}: {output}: {why}");
             }
         }
-    }
-    if !covered {
-        let required = std::env::var("WGPU_ATTENTION_REQUIRE").unwrap_or_default();
-        assert!(
-            !required.split(',').any(|r| r.trim() == "matrix"),
-            "cooperative matrices are required; no adapter here has them"
-        );
-        println!("not covered: cooperative matrices; no adapter here has them (cargo xtask coop-test)");
     }
 }
 
@@ -119,7 +109,7 @@ fn decay_a_channel() {
 
 /// Stages of the plan for a device with matrices.
 fn stages(variant: &dyn Variant, call: &Inputs) -> Option<Vec<&'static str>> {
-    let (_, runtime) = engines().into_iter().find(|(_, r)| r.caps().matrix.is_some())?;
+    let (_, runtime) = matrix_engines().into_iter().next()?;
     let plan = runtime.plan(variant, call).expect("a plan");
     Some(plan.stages.iter().map(|stage| stage.op.kernel().name()).collect())
 }
@@ -164,7 +154,7 @@ fn records_of_stretches() {
     ];
     for (variant, call) in cases {
         let cpu = Runtime::cpu().call_blocking(variant, call).expect("a result");
-        for (name, runtime) in engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()) {
+        for (name, runtime) in matrix_engines() {
             let specs = call.iter().map(|(n, t)| (n, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
             let problem = Problem::new(variant, specs).expect("a problem");
             // Room for the records of 64 tokens.
@@ -202,7 +192,7 @@ fn one_value_that_is_not_finite() {
                 let known = |name: &str| variant.card().inputs.iter().any(|i| i.name == name);
                 call.iter().filter(|(n, _)| known(n)).fold(Inputs::new(), |all, (n, t)| all.with(n, t))
             };
-            for (name, runtime) in engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()) {
+            for (name, runtime) in matrix_engines() {
                 let found = runtime.call_blocking(variant, &takes(&call)).expect("a result");
                 let want = runtime.call_blocking(variant, &takes(&plain)).expect("a result");
                 let (found, want) = (found.get("out").expect("out").to_f32(), want.get("out").expect("out").to_f32());

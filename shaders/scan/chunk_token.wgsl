@@ -35,25 +35,3 @@ fn k_row(t: Chunk, j: u32) -> u32 {
 fn g_row(t: Chunk, j: u32) -> u32 {
     return args.g_offset + t.batch * args.g_s0 + (t.head / args.g_share) * args.g_s1 + j * args.g_s2;
 }
-
-// A token that is not kept leaves the state as it is: no write, no decay, no erase. Its tensors are not read, they may hold NaN.
-fn kept(t: Chunk, j: u32) -> bool {
-    return j < args.tokens && (!HAS_KEEP || keep(At(t.batch, t.head, j, 0, 0)));
-}
-
-fn log_decay(t: Chunk, j: u32) -> f32 {
-    if (SCALAR && kept(t, j)) {
-        return max(g_scalar(At(t.batch, t.head, j, 0, 0)), FASTEST);
-    }
-    return 0.0;
-}
-
-fn write_weight(t: Chunk, j: u32) -> f32 {
-    if (!kept(t, j)) {
-        return 0.0;
-    }
-    if (HAS_WRITE) {
-        return w(At(t.batch, t.head, j, 0, 0));
-    }
-    return 1.0;
-}

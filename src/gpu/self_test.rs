@@ -131,9 +131,29 @@ impl GpuEngine {
         let outputs = self.run(&plan, &GpuPlan::bare(&plan), &problem.inputs())?;
         let got = self.read(&outputs[0].1).await?.to_f64();
         let want = problem.definition();
-        let largest = want.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
-        Ok(want.iter().zip(&got).all(|(w, g)| (w - g).abs() <= 3e-3 * largest))
+        Ok(close(&want, &got))
     }
+}
+
+/// Numbers from -1 to 1, the same in every run.
+pub(super) fn numbers() -> impl FnMut() -> f32 {
+    let mut state = 1_u32;
+    move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// Adds a row-major slot to a plan that no variant wrote.
+pub(super) fn add_slot(slots: &mut Vec<Slot>, name: &str, role: SlotRole, dtype: DType, shape: &[usize]) -> Ref {
+    slots.push(Slot { name: name.into(), role, dtype, layout: Layout::contiguous(shape), check: None });
+    Ref { slot: SlotId(slots.len() - 1), views: Vec::new(), dtype, shape: shape.to_vec() }
+}
+
+/// Within what halves as factors leave of the largest number.
+pub(super) fn close(want: &[f64], got: &[f64]) -> bool {
+    let largest = want.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+    want.iter().zip(got).all(|(w, g)| (w - g).abs() <= 3e-3 * largest)
 }
 
 /// Causal attention of one head over data from a fixed seed.
@@ -144,14 +164,8 @@ struct Problem {
 
 impl Problem {
     fn new(rows: usize, keys: usize, depth: usize, width: usize) -> Self {
-        let mut state = 1_u32;
-        let mut tensor = |rows: usize, width: usize| {
-            let element = |_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            };
-            HostTensor::from_fn(&[1, 1, rows, width], element).to_f16()
-        };
+        let mut next = numbers();
+        let mut tensor = |rows: usize, width: usize| HostTensor::from_fn(&[1, 1, rows, width], |_| next()).to_f16();
         let (q, k, v) = (tensor(rows, depth), tensor(keys, depth), tensor(keys, width));
         // Scores grow along the keys, far enough that accumulators are rescaled.
         let steps = k.to_f64();
@@ -167,10 +181,7 @@ impl Problem {
 
     fn plan(&self) -> Plan {
         let mut slots: Vec<Slot> = Vec::new();
-        let mut slot = |name: &str, role, dtype, shape: &[usize]| {
-            slots.push(Slot { name: name.into(), role, dtype, layout: Layout::contiguous(shape), check: None });
-            Ref { slot: SlotId(slots.len() - 1), views: Vec::new(), dtype, shape: shape.to_vec() }
-        };
+        let mut slot = |name: &str, role, dtype, shape: &[usize]| add_slot(&mut slots, name, role, dtype, shape);
         let [q, k, v] = &self.tensors;
         let bindings = vec![
             ("q", slot("q", SlotRole::Input, DType::F16, q.shape())),

@@ -1,12 +1,12 @@
 //! The self-test of the records of chunks that matrices make and read, against their definition in f64.
 
 use super::engine::GpuEngine;
-use super::self_test::{Shape, shape};
+use super::self_test::{Shape, add_slot, close, numbers, shape};
 use crate::error::Result;
 use crate::kernel::Op;
 use crate::kernel::key::ScalarType;
 use crate::kernel::scan::{CHUNK, Chunks, Decay};
-use crate::plan::{Plan, Ref, Slot, SlotId, SlotRole, Stage};
+use crate::plan::{Plan, Slot, SlotRole, Stage};
 use crate::tensor::{DType, HostTensor, Inputs, Layout};
 
 /// The last chunk is not full.
@@ -47,12 +47,9 @@ struct Problem {
 
 impl Problem {
     fn new(op: Chunks, depth: usize) -> Self {
-        let mut state = 1_u32;
+        let mut next = numbers();
         let mut tensor = |width: usize, scale: f32, more: f32| {
-            HostTensor::from_fn(&[1, 1, TOKENS, width], |_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                scale * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) + more
-            })
+            HostTensor::from_fn(&[1, 1, TOKENS, width], |_| scale * next() + more)
         };
         // Keys have a length of about 1.
         let size = (3.0 / depth as f32).sqrt();
@@ -67,10 +64,7 @@ impl Problem {
 
     fn plan(&self) -> Plan {
         let mut slots: Vec<Slot> = Vec::new();
-        let mut slot = |name: &str, role, dtype, shape: &[usize]| {
-            slots.push(Slot { name: name.into(), role, dtype, layout: Layout::contiguous(shape), check: None });
-            Ref { slot: SlotId(slots.len() - 1), views: Vec::new(), dtype, shape: shape.to_vec() }
-        };
+        let mut slot = |name: &str, role, dtype, shape: &[usize]| add_slot(&mut slots, name, role, dtype, shape);
         let (input, output) = (SlotRole::Input, SlotRole::Output);
         let count = TOKENS.div_ceil(CHUNK);
         let mut bindings = vec![
@@ -152,9 +146,4 @@ impl Problem {
                 close(want, &got)
             })
     }
-}
-
-fn close(want: &[f64], got: &[f64]) -> bool {
-    let largest = want.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
-    want.iter().zip(got).all(|(w, g)| (w - g).abs() <= 3e-3 * largest)
 }

@@ -1,13 +1,13 @@
 //! The self-test of the scan by cooperative matrices: records, segments, decay, the delta rule, state and z against the recurrence in f64.
 
 use super::engine::GpuEngine;
-use super::self_test::{Shape, shape};
+use super::self_test::{Shape, add_slot, close, numbers, shape};
 use crate::caps::Tier;
 use crate::error::Result;
 use crate::kernel::Op;
 use crate::kernel::key::ScalarType;
 use crate::kernel::scan::{CHUNK, Carry, Chunked, Chunks, Decay, Divide, Pass};
-use crate::plan::{Plan, Ref, Slot, SlotId, SlotRole, Stage};
+use crate::plan::{Plan, Ref, Slot, SlotRole, Stage};
 use crate::tensor::{DType, HostTensor, Inputs, Layout};
 
 /// Tokens of a segment.
@@ -18,21 +18,20 @@ const SCALE: f32 = 0.25;
 
 impl GpuEngine {
     pub(super) async fn run_scan(&self, of: &Shape) -> Result<bool> {
-        let number = |name: &str| of.iter().find(|(n, _)| *n == name).map(|(_, v)| *v as usize);
+        let number = |name: &str| of.iter().find(|(n, _)| *n == name).map_or(1, |(_, v)| *v as usize);
         let side = self.gpu.caps.matrix.unwrap_or(8) as usize;
-        let decay = [Decay::None, Decay::Scalar, Decay::Channel][number("DECAY").unwrap_or(0).min(2)];
-        // The records alone have no columns; whatever reads them is tested with its own.
+        let decay = [Decay::None, Decay::Scalar, Decay::Channel][number("DECAY").min(2)];
         let problem = Problem::new(
-            number("DEPTH_TILES").unwrap_or(4) * side,
-            number("COLUMNS").map_or(CHUNK, |n| n * 4),
+            number("DEPTH_TILES") * side,
+            number("COLUMNS") * 4,
             decay,
-            number("DELTA") == Some(1),
-            number("NORM").is_some_and(|n| n > 1),
-            number("DIVIDE").is_some_and(|n| n > 0),
+            number("DELTA") == 1,
+            number("NORM") > 1,
+            number("DIVIDE") > 0,
         );
         let plan = problem.plan();
         let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
-        // Records and what reads them are right together, so that those not known yet are lent the verdict for this run.
+        // Stages that are not known yet are right together, so they are lent the verdict for this run.
         let mut lent = Vec::new();
         for n in 0..plan.stages.len() {
             let key = plan.stages[n].op.kernel().launch(&plan.io(n, &layouts), &self.gpu.caps)?.key;
@@ -58,8 +57,7 @@ impl GpuEngine {
         let mut right = true;
         for ((_, got), want) in outputs.iter().zip(problem.definition()) {
             let got = self.read(got).await?.to_f64();
-            let largest = want.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
-            right &= want.iter().zip(&got).all(|(w, g)| (w - g).abs() <= 3e-3 * largest);
+            right &= close(&want, &got);
         }
         Ok(right)
     }
@@ -79,11 +77,7 @@ const NAMES: [&str; 6] = ["q", "k", "v", "gates", "weights", "before"];
 
 impl Problem {
     fn new(depth: usize, width: usize, decay: Decay, delta: bool, z: bool, divide: bool) -> Self {
-        let mut state = 1_u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
+        let mut next = numbers();
         let mut tensor = |shape: [usize; 4], by: f32, more: f32| HostTensor::from_fn(&shape, |_| by * next() + more);
         // Positive pairs, so that a divisor is no small difference; for the delta rule keys of about unit length that have much in common, so that
         // the chunk's own pairs count.
@@ -110,10 +104,7 @@ impl Problem {
 
     fn plan(&self) -> Plan {
         let mut slots: Vec<Slot> = Vec::new();
-        let mut slot = |name: &str, role, dtype, shape: &[usize]| {
-            slots.push(Slot { name: name.into(), role, dtype, layout: Layout::contiguous(shape), check: None });
-            Ref { slot: SlotId(slots.len() - 1), views: Vec::new(), dtype, shape: shape.to_vec() }
-        };
+        let mut slot = |name: &str, role, dtype, shape: &[usize]| add_slot(&mut slots, name, role, dtype, shape);
         let [depth, width] = self.sizes();
         let given: Vec<Ref> =
             NAMES.iter().zip(&self.tensors).map(|(n, x)| slot(n, SlotRole::Input, x.dtype(), x.shape())).collect();

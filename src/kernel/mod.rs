@@ -14,7 +14,7 @@ pub mod select;
 pub mod transform;
 
 use crate::caps::{Caps, Tier};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::hook::{ArgRow, ArgValue, Hook};
 use crate::tensor::{DType, HostData, Layout};
 use key::{Access, Buffer, Const, Element, HookKey, KernelKey, Launch, Place, ScalarType, TableKey};
@@ -124,7 +124,11 @@ pub trait Kernel {
         let first = self.launch(io, caps)?;
         match n {
             0 => Ok(Some(first)),
-            1 if first.key.tier == Tier::T2 => self.launch(io, &Caps { matrix: None, ..caps.clone() }).map(Some),
+            1 if first.key.tier == Tier::T2 => match self.launch(io, &Caps { matrix: None, ..caps.clone() }) {
+                // Only matrices serve it: a plan has another form for a device without.
+                Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
+                other => other.map(Some),
+            },
             _ => Ok(None),
         }
     }

@@ -22,6 +22,20 @@ pub fn engines() -> Vec<(&'static str, Runtime)> {
     ENGINES.get_or_init(find).clone()
 }
 
+/// Those with cooperative matrices; without one the test says so, or fails where `WGPU_ATTENTION_REQUIRE` lists `matrix`.
+pub fn matrix_engines() -> Vec<(&'static str, Runtime)> {
+    let list: Vec<_> = engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()).collect();
+    if list.is_empty() {
+        let required = std::env::var("WGPU_ATTENTION_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.split(',').any(|r| r.trim() == "matrix"),
+            "cooperative matrices are required; no adapter here has them"
+        );
+        println!("not covered: cooperative matrices; no adapter here has them (cargo xtask coop-test)");
+    }
+    list
+}
+
 fn find() -> Vec<(&'static str, Runtime)> {
     let required = std::env::var("WGPU_ATTENTION_REQUIRE").unwrap_or_default();
     let mut list = vec![("cpu", Runtime::cpu())];

@@ -1,6 +1,6 @@
 //! `scan.chunked`: the recurrence over the chunks that [`Chunks`](super::Chunks) made, by cooperative matrices.
 
-use super::chunks::{CHUNK, matrices, padded};
+use super::chunks::{CHUNK, matrices, padded, unserved};
 use super::{Decay, Divide, Pass};
 use crate::caps::{Caps, Tier};
 use crate::error::{Error, ErrorKind, Result};
@@ -105,7 +105,7 @@ impl Kernel for Chunked {
 
     fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
         let s = self.sizes(io)?;
-        let none = || Error::new(ErrorKind::Unsupported, format!("{}: the device has no matrices for it", self.name()));
+        let none = || unserved(self);
         let (side, lanes) = matrices(caps).ok_or_else(none)?;
         let vectors = ["v", "chunks"].iter().all(|role| element(io.get(role)).vector);
         if !(vectors && io.get("v").dtype == DType::F16) {
@@ -159,13 +159,8 @@ impl Kernel for Chunked {
             .groups(s.batch * s.heads * segments * width_tiles))
     }
 
-    fn alternative(&self, n: usize, io: &Io, caps: &Caps) -> Result<Option<Launch>> {
-        if n == 0 { self.launch(io, caps).map(Some) } else { Ok(None) }
-    }
-
     fn twin(&self, _: &mut TwinIo) -> Result<()> {
-        let message = format!("{}: the CPU engine has no matrices; plans for it have the scan itself", self.name());
-        Err(Error::new(ErrorKind::Unsupported, message))
+        Err(unserved(self))
     }
 
     fn flops(&self, io: &Io) -> f64 {

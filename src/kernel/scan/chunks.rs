@@ -123,6 +123,12 @@ pub(super) fn matrices(caps: &Caps) -> Option<(usize, usize)> {
     Some((caps.matrix? as usize, caps.subgroups.filter(|(least, most)| least == most)?.0 as usize))
 }
 
+/// Where nothing but matrices serves: plans for other devices and for the CPU engine have the scan itself.
+pub(super) fn unserved(kernel: &dyn Kernel) -> Error {
+    let message = format!("{}: the device has no matrices that serve it", kernel.name());
+    Error::new(ErrorKind::Unsupported, message)
+}
+
 impl Kernel for Chunks {
     fn name(&self) -> &'static str {
         "scan.chunks"
@@ -144,8 +150,7 @@ impl Kernel for Chunks {
         let s = self.sizes(io)?;
         let serves = ["q", "k", "chunks"].iter().all(|role| element(io.get(role)).vector);
         let Some((side, lanes)) = matrices(caps).filter(|_| serves) else {
-            let message = format!("{}: the device has no matrices for it", self.name());
-            return Err(Error::new(ErrorKind::Unsupported, message));
+            return Err(unserved(self));
         };
         let count = s.tokens.div_ceil(CHUNK);
         let share = |role: &str| io.find(role).map_or(1, |meta| s.heads / meta.layout.shape[1]);
@@ -184,13 +189,8 @@ impl Kernel for Chunks {
             .groups(s.batch * s.heads * count))
     }
 
-    fn alternative(&self, n: usize, io: &Io, caps: &Caps) -> Result<Option<Launch>> {
-        if n == 0 { self.launch(io, caps).map(Some) } else { Ok(None) }
-    }
-
     fn twin(&self, _: &mut TwinIo) -> Result<()> {
-        let message = format!("{}: the CPU engine has no matrices; plans for it have the scan itself", self.name());
-        Err(Error::new(ErrorKind::Unsupported, message))
+        Err(unserved(self))
     }
 
     fn flops(&self, io: &Io) -> f64 {

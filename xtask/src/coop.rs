@@ -57,6 +57,12 @@ fn make(folder: &Path) -> Result<()> {
     fs::create_dir_all(&half).with_context(|| half.display().to_string())?;
     let at = half.display();
     shell(&format!("debootstrap --variant=minbase trixie '{at}' {MIRROR}"))?;
+    // The package has some fifteen drivers of 10 to 40 MB each; one of them is wanted, and no page of a manual.
+    fs::write(
+        half.join("etc/dpkg/dpkg.cfg.d/lean"),
+        "path-exclude=/usr/lib/*/libvulkan_*\npath-include=/usr/lib/*/libvulkan_lvp.so\npath-exclude=/usr/share/doc/*\n\
+         path-exclude=/usr/share/man/*\npath-exclude=/usr/share/locale/*\n",
+    )?;
     fs::write(
         half.join("etc/apt/sources.list"),
         format!("deb {MIRROR} trixie main\ndeb {MIRROR} trixie-backports main\n"),

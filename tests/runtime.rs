@@ -251,3 +251,33 @@ fn threads_share_a_runtime() {
         assert!(wrong.is_empty(), "{name}: threads {wrong:?} read another's numbers");
     }
 }
+
+#[test]
+fn kernel_texts_are_written_and_edited_ones_taken() {
+    let folder = std::env::temp_dir().join(format!("wgpu-attention-kernels-{}", std::process::id()));
+    let t = random(&[1, 1, 4, 4], 1);
+    for (name, _) in gpus().iter().filter(|(name, _)| *name != "gpu") {
+        let options = GpuOptions { adapter: Some((*name).into()), kernels: Some(folder.clone()), ..Default::default() };
+        let call = || {
+            let runtime = Runtime::gpu_blocking(&options).expect(name);
+            let result = runtime.call_blocking(&DenseAttention::default(), &inputs(&t, &t, &t))?;
+            runtime.read_blocking(result.get("out").unwrap())
+        };
+        let out = call().expect(name).to_f32();
+        let written: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!written.is_empty() && out.iter().all(|x| *x != 0.0), "{name}");
+        for file in &written {
+            // A kernel that does nothing leaves what it should have written as it was.
+            let text = std::fs::read_to_string(file).unwrap();
+            let (before, after) = text.split_once("        kernel(group, lane);\n").expect(name);
+            std::fs::write(file.with_extension("edited.wgsl"), format!("{before}{after}")).unwrap();
+        }
+        assert_eq!(call().expect(name).to_f32(), vec![0.0; out.len()], "{name}");
+        for file in &written {
+            std::fs::write(file.with_extension("edited.wgsl"), "fn main() { nothing }").unwrap();
+        }
+        let error = call().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shader, "{name}: {error}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -18,6 +18,10 @@ pub struct GpuOptions {
     pub checked: bool,
     /// Folder of the pipeline cache on disk; none without it. The data goes to the driver unseen: use a folder that only you can write.
     pub cache: Option<PathBuf>,
+    /// Folder where the text of every kernel is written as `ENTRY-HASH.wgsl` before it is compiled. An edited text beside it, named
+    /// `ENTRY-HASH.edited.wgsl`, is compiled in its place, with no more checks than our own: use a folder that only you can write. On the
+    /// web, where there are no files, it is refused.
+    pub kernels: Option<PathBuf>,
     /// Fills every fresh buffer with NaN: for tests.
     pub poison: bool,
     /// Leave cooperative matrices alone even where the device has them and they pass their self-test.
@@ -43,6 +47,9 @@ pub struct Gpu {
 impl Gpu {
     /// Opens a device by the options.
     pub(super) async fn open(options: &GpuOptions) -> Result<Self> {
+        if cfg!(target_arch = "wasm32") && options.kernels.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "kernels: a web page has no folders"));
+        }
         let adapter = adapters::choose(options).await?;
         let features = adapter.features()
             & (wgpu::Features::SHADER_F16

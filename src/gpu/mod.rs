@@ -5,6 +5,7 @@ mod choices;
 mod context;
 mod disk;
 mod engine;
+mod kernel_folder;
 mod pipelines;
 mod pool;
 mod profile;

@@ -2,6 +2,7 @@
 
 use super::context::{Gpu, scoped_later};
 use super::disk::DiskCache;
+use super::kernel_folder::KernelFolder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Access, KernelKey};
 use crate::shader;
@@ -21,13 +22,15 @@ pub struct Pipeline {
 pub struct Pipelines {
     ready: Mutex<HashMap<KernelKey, Result<Arc<Pipeline>>>>,
     disk: Option<DiskCache>,
+    kernels: Option<KernelFolder>,
     checked: bool,
 }
 
 impl Pipelines {
     pub(super) fn new(gpu: &Gpu, options: &super::GpuOptions) -> Self {
         let disk = options.cache.as_deref().and_then(|folder| DiskCache::open(gpu, folder));
-        Pipelines { ready: Mutex::default(), disk, checked: options.checked }
+        let kernels = options.kernels.as_deref().map(KernelFolder::new);
+        Pipelines { ready: Mutex::default(), disk, kernels, checked: options.checked }
     }
 
     /// The pipeline of a key if it was asked for before.
@@ -71,8 +74,14 @@ impl Pipelines {
             );
             return Err(Error::new(ErrorKind::Limit, message));
         }
-        let text = shader::compose(key)?;
-        let label = key.label();
+        let mut text = shader::compose(key)?;
+        let mut label = key.label();
+        if let Some(folder) = &self.kernels
+            && let Some(edited) = folder.exchange(key.entry, &text)?
+        {
+            text = edited;
+            label += " (edited)";
+        }
         scoped_later(&gpu.device, &label, || self.create(gpu, key, &bindings, &text, &label))
             .await
             .map_err(|e| if e.kind() == ErrorKind::Device { Error::new(ErrorKind::Shader, e.to_string()) } else { e })

@@ -1,6 +1,7 @@
 //! From `--engine` and `--adapter` to a runtime.
 
 use crate::failure::Failure;
+use std::path::Path;
 use wgpu_attention::Runtime;
 use wgpu_attention::caps::Tier;
 use wgpu_attention::gpu::{AdapterReport, GpuOptions, adapters};
@@ -30,17 +31,25 @@ pub enum TierName {
 
 /// Opens what `--engine` and `--adapter` name.
 pub fn open(engine: Engine, adapter: Option<&str>) -> Result<Runtime, Failure> {
-    open_at(engine, adapter, None)
+    open_at(engine, adapter, None, None)
 }
 
-/// The same, used no further than a tier.
-pub fn open_at(engine: Engine, adapter: Option<&str>, tier: Option<TierName>) -> Result<Runtime, Failure> {
-    if let Some(tier) = tier {
+/// The same, used no further than a tier, and with a folder of kernel texts and the pipeline cache.
+pub fn open_at(
+    engine: Engine,
+    adapter: Option<&str>,
+    tier: Option<TierName>,
+    kernels: Option<&Path>,
+) -> Result<Runtime, Failure> {
+    if tier.is_some() || kernels.is_some() {
         if engine == Engine::Cpu {
-            return Err(Failure::input("--tier is of GPUs and --engine is cpu: give one of the two"));
+            let option = if tier.is_some() { "--tier" } else { "--kernels" };
+            return Err(Failure::input(format!("{option} is of GPUs and --engine is cpu: give one of the two")));
         }
-        let tier = [Tier::T0, Tier::T1, Tier::T2][tier as usize];
-        return gpu(&GpuOptions { adapter: adapter.map(str::to_owned), tier: Some(tier), ..Default::default() });
+        let tier = tier.map(|tier| [Tier::T0, Tier::T1, Tier::T2][tier as usize]);
+        let folder = kernels.map(Path::to_owned);
+        let adapter = adapter.map(str::to_owned);
+        return gpu(&GpuOptions { adapter, tier, cache: folder.clone(), kernels: folder, ..Default::default() });
     }
     match (engine, adapter) {
         (Engine::Cpu, Some(_)) => {

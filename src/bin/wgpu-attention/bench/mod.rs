@@ -47,6 +47,10 @@ pub struct Args {
     /// cooperative matrices; implies `--engine gpu`.
     #[arg(long, value_enum, value_name = "TIER")]
     tier: Option<engines::TierName>,
+    /// Writes the text of every kernel to a folder, and the driver's pipeline cache, which may hold machine code. Where NAME.edited.wgsl lies
+    /// beside NAME.wgsl, the edited text is what is checked and timed; implies `--engine gpu`.
+    #[arg(long, value_name = "FOLDER")]
+    kernels: Option<PathBuf>,
     /// Seconds that the timing of one workload may take; one sample is always taken. [default: 5, on a software adapter 10, with --exponent 0.4]
     #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Option<f64>,
@@ -111,6 +115,9 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
         chosen = all.iter().filter(|w| w.group == target.kind.group()).collect();
     }
     let (rows, outcome) = measure_all(&target, &chosen, json.as_mut())?;
+    if args.kernels.is_some() {
+        target.runtime.save_pipelines()?;
+    }
     if let Some(growth) = exponent::Growth::new(&rows, target.kind).filter(|_| args.exponent) {
         out::line("");
         growth.lines().iter().for_each(out::line);
@@ -141,7 +148,7 @@ impl Log {
 }
 
 fn open(args: &Args) -> Result<Target, Failure> {
-    let runtime = engines::open_at(args.engine, args.adapter.as_deref(), args.tier)?;
+    let runtime = engines::open_at(args.engine, args.adapter.as_deref(), args.tier, args.kernels.as_deref())?;
     let kind = match runtime.engine() {
         wgpu_attention::Engine::Cpu(_) => Kind::Cpu,
         wgpu_attention::Engine::Gpu(engine) if engine.device().0.adapter_info().device_type == DeviceType::Cpu => {

@@ -4,6 +4,9 @@ use super::disk::{checksum, replace};
 use crate::error::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
+/// The end of the label of a pipeline whose text was edited.
+pub(super) const EDITED: &str = " (edited)";
+
 #[derive(Debug)]
 pub(super) struct KernelFolder(PathBuf);
 

@@ -2,7 +2,7 @@
 
 use super::context::{Gpu, scoped_later};
 use super::disk::DiskCache;
-use super::kernel_folder::KernelFolder;
+use super::kernel_folder::{EDITED, KernelFolder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Access, KernelKey};
 use crate::shader;
@@ -80,7 +80,7 @@ impl Pipelines {
             && let Some(edited) = folder.exchange(key.entry, &text)?
         {
             text = edited;
-            label += " (edited)";
+            label += EDITED;
         }
         scoped_later(&gpu.device, &label, || self.create(gpu, key, &bindings, &text, &label))
             .await

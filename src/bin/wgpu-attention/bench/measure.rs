@@ -43,6 +43,8 @@ pub struct Target {
     pub kind: Kind,
     /// Tells when a GPU runs at full speed.
     pub clock: Option<Clock>,
+    /// Whether the fastest kernel of each workload is found first.
+    pub tune: bool,
     /// Seconds for a workload.
     pub seconds: f64,
 }
@@ -62,8 +64,6 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
     let bytes: u64 = outside.map(|s| (s.layout.len() * s.dtype.size()) as u64).sum();
     check::fits_host(bytes)?;
     fits_device(target, &plan)?;
-    let prepared = runtime.prepare_blocking(plan)?;
-    let (kernel, matrix) = kernels(target, prepared.plan())?;
     let sets = match target.kind {
         Kind::Gpu if job.bytes() < CACHED => CACHED.div_ceil(job.bytes()).clamp(3, MOST_SETS) as usize,
         _ => 1,
@@ -80,6 +80,9 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
             first = tensors;
         }
     }
+    let tuned = if target.tune { runtime.tune_blocking(&*variant, &given)? } else { Vec::new() };
+    let prepared = runtime.prepare_blocking(plan)?;
+    let (kernel, matrix) = kernels(target, prepared.plan())?;
     let checked = checked(target, job, &prepared, &given[0], &first)?;
     let visits = visits(target, prepared.plan(), &first)?;
     drop(first);
@@ -96,6 +99,7 @@ pub fn measure(target: &Target, workload: &Workload) -> Result<Row> {
         checked,
         visits,
         over_ideal: None,
+        tuned,
         timed,
     })
 }

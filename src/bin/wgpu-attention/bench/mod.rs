@@ -51,6 +51,9 @@ pub struct Args {
     /// beside NAME.wgsl, the edited text is what is checked and timed; implies `--engine gpu`.
     #[arg(long, value_name = "FOLDER")]
     kernels: Option<PathBuf>,
+    /// Times every kernel that would serve each workload first, and measures the fastest.
+    #[arg(long)]
+    tune: bool,
     /// Seconds that the timing of one workload may take; one sample is always taken. [default: 5, on a software adapter 10, with --exponent 0.4]
     #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Option<f64>,
@@ -168,7 +171,7 @@ fn open(args: &Args) -> Result<Target, Failure> {
         }
         _ => None,
     };
-    Ok(Target { name: runtime.describe(), runtime, kind, clock, seconds })
+    Ok(Target { name: runtime.describe(), runtime, kind, clock, tune: args.tune, seconds })
 }
 
 fn ceilings(target: &Target) -> Result<Ceilings, Failure> {
@@ -226,6 +229,7 @@ fn measure_all(
                     outcome = Outcome::Failed;
                 }
                 progress.line(&layout.row(&row, &ceilings, timing::SAMPLES));
+                report::tuned(&row).iter().for_each(|line| progress.line(line));
                 let line = report::json(&row, &target.name, &ceilings);
                 rows.push(row);
                 line

@@ -8,6 +8,7 @@ use crate::list::plain;
 use crate::table::{aligned, one_line, short};
 use serde_json::{Map, Value, json};
 use wgpu_attention::Error;
+use wgpu_attention::gpu::Tuned;
 use wgpu_attention::kernel::attend::Visits;
 
 /// What was measured of one workload.
@@ -27,6 +28,8 @@ pub struct Row {
     pub visits: Option<Visits>,
     /// Its time over that of [`Workload::ideal`], where both were measured.
     pub over_ideal: Option<f64>,
+    /// What `--tune` tried.
+    pub tuned: Vec<Tuned>,
     /// Absent when the check failed: a wrong result has no speed.
     pub timed: Option<Timed>,
 }
@@ -163,6 +166,12 @@ pub fn json(row: &Row, device: &str, ceilings: &Ceilings) -> Value {
     line.insert("tiles_dense".into(), json!(row.visits.map(|v| v.dense)));
     line.insert("tile".into(), json!(row.visits.map(|v| [v.rows, v.keys])));
     line.insert("over_ideal".into(), json!(row.over_ideal.map(round)));
+    let tried = |t: &(String, wgpu_attention::Result<f64>)| match &t.1 {
+        Ok(ms) => json!({ "kernel": t.0, "ms": round(*ms) }),
+        Err(error) => json!({ "kernel": t.0, "refused": error.to_string() }),
+    };
+    let tuned = |t: &Tuned| json!({ "stage": t.stage, "tried": t.tried.iter().map(tried).collect::<Vec<_>>() });
+    line.insert("tuned".into(), row.tuned.iter().map(tuned).collect());
     let checked = &row.checked;
     let checked = json!({
         "by": checked.by,
@@ -196,6 +205,18 @@ pub fn json(row: &Row, device: &str, ceilings: &Ceilings) -> Value {
         }
     }
     Value::Object(line)
+}
+
+/// What `--tune` tried, a line a kernel; `*` marks the one that is taken.
+pub fn tuned(row: &Row) -> Vec<String> {
+    let line = |of: &Tuned, (kernel, ms): &(String, wgpu_attention::Result<f64>)| {
+        let mark = if *kernel == of.kernel { '*' } else { ' ' };
+        match ms {
+            Ok(ms) => format!("  {mark} {}: {kernel}: {} ms", of.stage, short(*ms)),
+            Err(error) => format!("  {mark} {}: {kernel}: {}", of.stage, one_line(&error.to_string())),
+        }
+    };
+    row.tuned.iter().flat_map(|of| of.tried.iter().map(move |tried| line(of, tried))).collect()
 }
 
 /// The JSON line of a workload that was not measured.

@@ -101,6 +101,67 @@ fn rows_whose_maximum_grows_are_rescaled() {
     );
 }
 
+/// Devices of their own, where `attend/decode_matrix` is chosen: other tests take the first choice.
+fn decoders() -> Vec<(&'static str, Runtime)> {
+    let open = |name: &'static str| {
+        let options = GpuOptions { adapter: Some(name.into()), poison: true, ..Default::default() };
+        (name, Runtime::gpu_blocking(&options).expect(name))
+    };
+    matrix_engines().into_iter().filter(|(name, _)| *name != "gpu").map(|(name, _)| open(name)).collect()
+}
+
+/// A decode step of heads that share their keys, by matrices.
+fn check_decode(on: &[(&str, Runtime)], title: &str, variant: &dyn Variant, call: &Inputs) {
+    let cpu = Runtime::cpu().call_blocking(variant, call).expect(title);
+    for (name, runtime) in on {
+        let Engine::Gpu(engine) = runtime.engine() else { unreachable!() };
+        let plan = runtime.plan(variant, call).expect(title);
+        let stage = plan.stages.iter().position(|s| s.op.kernel().name() == "attend").expect(title);
+        let labels = engine.kernels(&plan, stage).expect(title);
+        let label = labels.iter().find(|l| l.starts_with("attend/decode_matrix"));
+        engine.choose(&plan, stage, label.unwrap_or_else(|| panic!("{title} on {name}: {labels:?}"))).expect(title);
+        let prepared = runtime.prepare_blocking(plan).expect(title);
+        let key = engine.key(prepared.plan(), stage).expect(title);
+        assert_eq!(key.entry, "attend/decode_matrix", "{title} on {name}: {:?}", engine.matrix_verdicts());
+        let outputs = runtime.run(&prepared, call).expect(title);
+        for (output, want) in cpu.iter() {
+            let got = runtime.read_blocking(outputs.get(output).expect(title)).expect(title);
+            if let Err(why) = close(want, &got, ROUNDED_WEIGHTS) {
+                panic!("{title} on {name}: {output}: {why}");
+            }
+        }
+    }
+}
+
+#[test]
+fn decode_by_matrices() {
+    let dense = DenseAttention::default();
+    let on = decoders();
+    for size in
+        [[2, 8, 2, 1, 300, 32, 32], [1, 16, 1, 1, 1100, 32, 32], [1, 3, 1, 1, 17, 40, 24], [1, 2, 1, 1, 5, 24, 8]]
+    {
+        check_decode(&on, &format!("{size:?}"), &dense, &inputs(size));
+    }
+    let size = [2, 8, 2, 1, 300, 32, 32];
+    let lengths = HostTensor::new(&[2], vec![77_i32, 0]).expect("lengths");
+    check_decode(&on, "lengths, one of them 0", &dense, &inputs(size).with("lengths", &lengths));
+    check_decode(&on, "sink", &dense, &inputs(size).with("sink", random(&[8, 2], 4)));
+    check_decode(&on, "bias", &dense, &inputs(size).with("bias", random(&[1, 8, 1, 300], 9)));
+    check_decode(&on, "window", &DenseAttention { window_left: Some(90), ..Default::default() }, &inputs(size));
+    check_decode(&on, "softcap", &SoftcapAttention { cap: 2.0, causal: true, ..Default::default() }, &inputs(size));
+    // Every step of a subgroup rescales, by more than its weights can hold.
+    let (l, d) = (400, 32);
+    let q = HostTensor::from_fn(&[1, 4, 1, d], |n| if n % d == 0 { (n / d) as f32 } else { 0.1 }).to_f16();
+    let k = HostTensor::from_fn(&[1, 1, l, d], |n| if n % d == 0 { (n / d) as f32 } else { 0.5 }).to_f16();
+    let v = random(&[1, 1, l, d], 3).to_f16();
+    let call = Inputs::new().with("q", &q).with("k", &k).with("v", &v);
+    check_decode(&on, "growth", &DenseAttention { scale: Some(1.0), ..Default::default() }, &call);
+    let v = HostTensor::from_fn(&[1, 1, l, d], |n| if n / d < 150 { 0.5 } else { f32::NAN }).to_f16();
+    let lengths = HostTensor::new(&[1], vec![150_i32]).expect("lengths");
+    let call = Inputs::new().with("q", &q).with("k", &k).with("v", &v).with("lengths", &lengths);
+    check_decode(&on, "NaN past the length", &dense, &call);
+}
+
 #[test]
 fn the_switch_turns_it_off() {
     for (name, _) in matrix_engines().into_iter().filter(|(name, _)| *name != "gpu") {

@@ -166,6 +166,26 @@ fn matrix_keys_validate_and_translate() {
 }
 
 #[test]
+fn keys_of_decode_by_matrices_validate_and_translate() {
+    use wgpu_attention::variants::dense::DenseAttention;
+    for (side, lanes) in [(16, 32), (16, 16), (8, 8), (8, 16)] {
+        for (depth, width) in [(64, 64), (128, 128), (72, 40)] {
+            let variant = DenseAttention::default();
+            let sizes = [("B", 1), ("H", 8), ("Hk", 2), ("Lq", 1), ("Lk", 500), ("D", depth), ("Dv", width)];
+            let sizes = sizes.map(|(n, s)| (n.to_owned(), s));
+            let problem = Problem::from_sizes(&variant, &sizes, true, &["bias", "lengths"]).expect("a problem");
+            let plan = runtime::plan(&variant, &problem).expect("a plan");
+            let layouts: Vec<_> = plan.slots.iter().map(|s| s.layout.clone()).collect();
+            let (caps, io) = (matrix_caps(side, lanes), plan.io(0, &layouts));
+            let launches =
+                (0..).map_while(|n| plan.stages[0].op.kernel().alternative(n, &io, &caps).expect("a launch"));
+            let mut keys = launches.map(|launch| launch.key).filter(|key| key.entry == "attend/decode_matrix");
+            matrix_key(&keys.next().expect("it is offered"));
+        }
+    }
+}
+
+#[test]
 fn keys_of_scans_by_matrices_validate_and_translate() {
     use wgpu_attention::plan::PlanBuilder;
     use wgpu_attention::variants::linear::{DeltaNet, GatedDeltaNet, GatedLinearAttention, LinearAttention, Retention};

@@ -14,14 +14,6 @@ const LANES: u32 = ROW_TILES * N * SHARE;
 const ROWS: u32 = ROW_TILES * N;       // rows of a subgroup
 const TILE_Q: u32 = ROWS * SUBGROUPS;
 const TILE_K: u32 = N;                 // keys of a step
-const OWN: u32 = N / SHARE;            // scores of a step in one invocation
-const OWN4: u32 = OWN / 4u;
-const N4: u32 = N / 4u;
-const MASKED: f32 = -1e30;             // finite: shaders may assume that there is no infinity
-const SEEN: f32 = -1e27;               // no maximum is lower: weights of masked pairs are exp2(MASKED - SEEN) = 0
-const GROWTH: f32 = 14.0;              // weights stay below 2^14, a quarter of the end of f16
-const LOG2_E: f32 = 1.4426950408889634;
-const LN_2: f32 = 0.6931471805599453;
 // Rows padded against bank conflicts, in vec4 of halves (staged operands, weights) and of floats (scores).
 const K_STRIDE: u32 = DEPTH_TILES * N4 + 2u;
 const V_STRIDE: u32 = VALUE_TILES * N4 + 2u;

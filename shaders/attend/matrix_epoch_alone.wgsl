@@ -8,3 +8,7 @@ fn growth_tell(turn: u32) {}
 fn growth_told(turn: u32) -> bool {
     return false;
 }
+// Whether the subgroup rescales, where it does so inside the step.
+fn growth_any(lane: u32, turn: u32, rescales: bool) -> bool {
+    return subgroupAny(rescales);
+}

@@ -22,3 +22,12 @@ fn growth_tell(turn: u32) {
 fn growth_told(turn: u32) -> bool {
     return grown[turn] != 0u;
 }
+// Whether all rescale, where they do so inside the step.
+fn growth_any(lane: u32, turn: u32, rescales: bool) -> bool {
+    if (rescales) {
+        growth_tell(turn);
+    }
+    growth_clear(lane, select(turn + 1u, 0u, turn == 2u));
+    workgroupBarrier();
+    return growth_told(turn);
+}

@@ -1,5 +1,14 @@
-// Scores and weights of rows for attend/matrix, four keys at a time. Scores are held in powers of two, or raw where FUSED: the factor then
-// joins the exponent.
+// Scores and weights of rows for attend/matrix and attend/decode_matrix, four keys at a time. Scores are held in powers of two, or raw where
+// FUSED: the factor then joins the exponent.
+
+const OWN: u32 = N / SHARE;            // scores of a step in one invocation
+const OWN4: u32 = OWN / 4u;
+const N4: u32 = N / 4u;
+const MASKED: f32 = -1e30;             // finite: shaders may assume that there is no infinity
+const SEEN: f32 = -1e27;               // no maximum is lower: weights of masked pairs are exp2(MASKED - SEEN) = 0
+const GROWTH: f32 = 14.0;              // weights stay below 2^14, a quarter of the end of f16
+const LOG2_E: f32 = 1.4426950408889634;
+const LN_2: f32 = 0.6931471805599453;
 
 // Whether every row of the tile sees every key of a step.
 fn whole(t: Tile, bounds: vec4<i32>, first: u32) -> bool {

@@ -21,6 +21,7 @@ files![
     "attend/tile_scores",
     "attend/tile_stage",
     "attend/decode",
+    "attend/decode_matrix",
     "attend/decode_stage",
     "attend/finish",
     "attend/matrix",

@@ -1,8 +1,9 @@
-//! Which of `attend/decode`, `attend/matrix` and `attend/tile`, with which tile, by facts of the device and the problem: the best first,
+//! Which of `attend/decode`, `attend/decode_matrix`, `attend/matrix` and `attend/tile`, with which tile, by facts of the device and the problem: the best first,
 //! then what else computes the same, for who wants to measure. `benches/NOTES.md` has the measurements that the tables stand on.
 
-use super::{Attend, Keys};
+use super::{Attend, Keys, Normaliser};
 use crate::caps::{Caps, DeviceClass, Tier};
+use crate::kernel::key::Point;
 use crate::kernel::{Io, element};
 use crate::tensor::DType;
 
@@ -31,6 +32,10 @@ pub(super) fn choices(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> (Vec<Ch
     match decode(io, rows) {
         Ok(more) => list.extend(more),
         Err(why) => refusals.push(("attend/decode", why)),
+    }
+    match decode_matrix(op, io, caps, rows) {
+        Ok(choice) => list.push(choice),
+        Err(why) => refusals.push(("attend/decode_matrix", why)),
     }
     match matrix(op, io, caps, rows) {
         Ok(more) => list.extend(more),
@@ -121,14 +126,7 @@ fn decode(io: &Io, rows: usize) -> Result<Vec<Choice>, &'static str> {
     }
     let lanes = depth.max(width).div_ceil(8).next_power_of_two().max(4);
     let packed = rows.next_power_of_two().min(8);
-    let wide = ["k", "v"].iter().all(|role| {
-        let layout = &io.get(role).layout;
-        let eight = |n: &usize| n.is_multiple_of(8);
-        element(io.get(role)).vector
-            && eight(&layout.offset)
-            && layout.strides[..3].iter().all(eight)
-            && eight(&layout.shape[3])
-    });
+    let wide = is_wide(io);
     let best = DECODE_LOADS.iter().find(|(most, _)| packed <= *most).map_or(2, |(_, loads)| *loads);
     let mut loads = vec![best];
     loads.extend([8, 4, 2].into_iter().filter(|n| *n != best));
@@ -143,6 +141,84 @@ fn decode(io: &Io, rows: usize) -> Result<Vec<Choice>, &'static str> {
         why: "a few rows share every read of K and V, as many bytes in flight as registers allow",
     };
     Ok(loads.into_iter().map(choice).collect())
+}
+
+/// Whether rows of K and V can be read 16 bytes a thread.
+fn is_wide(io: &Io) -> bool {
+    ["k", "v"].iter().all(|role| {
+        let layout = &io.get(role).layout;
+        let eight = |n: &usize| n.is_multiple_of(8);
+        element(io.get(role)).vector
+            && eight(&layout.offset)
+            && layout.strides[..3].iter().all(eight)
+            && eight(&layout.shape[3])
+    })
+}
+
+/// Subgroups of a decode step by matrices, at most: their tiles leave room for a second workgroup on a processor.
+const DECODE_SUBGROUPS: usize = 4;
+const DECODE_MATRIX_WIDEST: usize = 128;
+
+/// One query of several heads that share their keys, by matrices.
+fn decode_matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Result<Choice, &'static str> {
+    let (side, lanes) = matrices(io, caps)?;
+    let depth = io.get("q").layout.shape[3].div_ceil(side);
+    let width = io.get("v").layout.shape[3].div_ceil(side);
+    if !(2..=DECODE_ROWS).contains(&rows) || io.get("q").layout.shape[2] != 1 {
+        return Err("it is for one query of 2 to 16 heads that share their keys");
+    }
+    let alike = op.keys == Keys::Range && op.prefix == 0 && op.normaliser == Normaliser::Softmax;
+    let masked =
+        io.has_table("row_start") || io.has_table("row_end") || io.hooks.iter().any(|h| h.point == Point::Mask);
+    if !alike || masked {
+        return Err("it is for softmax over one range of keys that all heads see");
+    }
+    if depth.max(width) * side > DECODE_MATRIX_WIDEST {
+        return Err("D or Dv is over 128");
+    }
+    if !is_wide(io) {
+        return Err("rows of K and V are no multiples of 16 bytes");
+    }
+    if lanes != side && lanes != 2 * side {
+        return Err("subgroups do not hold whole rows of matrices");
+    }
+    let together = caps.class == DeviceClass::Software;
+    let bytes = |n: usize| n * side * (2 * (depth.max(width) * side + 8) + 4 * (side + 4) + 2 * side) + 16;
+    let fits =
+        |n: &usize| bytes(*n) <= caps.max_workgroup_memory as usize && n * lanes <= caps.max_invocations as usize;
+    let subgroups = [DECODE_SUBGROUPS, 2, 1].into_iter().find(fits).ok_or("its tile needs more workgroup memory")?;
+    Ok(Choice {
+        tier: Tier::T2,
+        entry: "attend/decode_matrix",
+        wide: true,
+        rows: side,
+        workgroup: (subgroups * lanes) as u32,
+        consts: vec![
+            ("SUBGROUPS", subgroups as u32),
+            ("SHARE", (lanes / side) as u32),
+            ("DEPTH_TILES", depth as u32),
+            ("VALUE_TILES", width as u32),
+            // Unlike any shape of attend/matrix, which is tested for itself.
+            ("QUERIES", 1),
+        ],
+        imports: vec![
+            if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" },
+            "attend/matrix_rows",
+            if together { "attend/matrix_epoch_together" } else { "attend/matrix_epoch_alone" },
+        ],
+        why: "one query of heads that share their keys, by matrices; not measured on a GPU yet",
+    })
+}
+
+/// The side of the device's matrices and the invocations of a subgroup, where they serve these tensors.
+fn matrices(io: &Io, caps: &Caps) -> Result<(usize, usize), &'static str> {
+    let side = caps.matrix.ok_or("the device has no cooperative matrices, or they are off")? as usize;
+    let lanes = caps.subgroups.filter(|(least, most)| least == most).ok_or("subgroups have no one size")?.0 as usize;
+    let halves = ["q", "k", "v"].map(|role| element(io.get(role))).iter().all(|e| e.dtype == DType::F16 && e.vector);
+    if !halves {
+        return Err("q, k and v are not all f16 in rows of a multiple of four");
+    }
+    Ok((side, lanes))
 }
 
 /// A tile of matrices: for rows up to so wide, invocations a workgroup and those that share a row, and why.
@@ -162,15 +238,10 @@ const MATRIX: [Tile; 3] = [
 
 /// Cooperative matrices, where the device has them and the problem fills them.
 fn matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Result<Vec<Choice>, &'static str> {
-    let side = caps.matrix.ok_or("the device has no cooperative matrices, or they are off")? as usize;
-    let lanes = caps.subgroups.filter(|(least, most)| least == most).ok_or("subgroups have no one size")?.0 as usize;
+    let (side, lanes) = matrices(io, caps)?;
     let depth = io.get("q").layout.shape[3].div_ceil(side);
     let width = io.get("v").layout.shape[3].div_ceil(side);
     let widest = depth.max(width) * side;
-    let halves = ["q", "k", "v"].map(|role| element(io.get(role))).iter().all(|e| e.dtype == DType::F16 && e.vector);
-    if !halves {
-        return Err("q, k and v are not all f16 in rows of a multiple of four");
-    }
     if rows <= 32 {
         return Err("32 rows or fewer do not fill a tile of matrices");
     }

@@ -1,4 +1,4 @@
-//! The launch of `attend/decode`, `attend/matrix` or `attend/tile`.
+//! The launch of `attend/decode`, `attend/decode_matrix`, `attend/matrix` or `attend/tile`.
 
 use super::choice::choices;
 use super::{Attend, Keys, Normaliser, TABLES};

@@ -47,9 +47,6 @@ pub struct Gpu {
 impl Gpu {
     /// Opens a device by the options.
     pub(super) async fn open(options: &GpuOptions) -> Result<Self> {
-        if cfg!(target_arch = "wasm32") && options.kernels.is_some() {
-            return Err(Error::new(ErrorKind::Unsupported, "kernels: a web page has no folders"));
-        }
         let adapter = adapters::choose(options).await?;
         let features = adapter.features()
             & (wgpu::Features::SHADER_F16
@@ -92,6 +89,9 @@ impl Gpu {
         adapter: Option<&wgpu::Adapter>,
         options: &GpuOptions,
     ) -> Result<Self> {
+        if cfg!(target_arch = "wasm32") && options.kernels.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "kernels: a web page has no folders"));
+        }
         let info = device.adapter_info();
         let caps = caps(device, adapter, &info);
         let caps = options.tier.map_or(caps.clone(), |tier| caps.at_most(tier));

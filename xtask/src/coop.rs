@@ -57,7 +57,7 @@ fn make(folder: &Path) -> Result<()> {
     fs::create_dir_all(&half).with_context(|| half.display().to_string())?;
     let at = half.display();
     shell(&format!("debootstrap --variant=minbase trixie '{at}' {MIRROR}"))?;
-    // The package has some fifteen drivers of 10 to 40 MB each; one of them is wanted, and no page of a manual.
+    // Of the package's drivers one is wanted, and no page of a manual: a machine may have little disk left.
     fs::write(
         half.join("etc/dpkg/dpkg.cfg.d/lean"),
         "path-exclude=/usr/lib/*/libvulkan_*\npath-include=/usr/lib/*/libvulkan_lvp.so\npath-exclude=/usr/share/doc/*\n\

@@ -1,5 +1,6 @@
-//! Which of `attend/decode`, `attend/decode_matrix`, `attend/matrix` and `attend/tile`, with which tile, by facts of the device and the problem: the best first,
-//! then what else computes the same, for who wants to measure. `benches/NOTES.md` has the measurements that the tables stand on.
+//! Which of `attend/decode`, `attend/decode_matrix`, `attend/matrix` and `attend/tile`, with which tile, by facts of the device and the
+//! problem: the best first, then what else computes the same, for who wants to measure. `benches/NOTES.md` has the measurements that the
+//! tables stand on.
 
 use super::{Attend, Keys, Normaliser};
 use crate::caps::{Caps, DeviceClass, Tier};

@@ -51,7 +51,7 @@ pub struct Args {
     /// beside NAME.wgsl, the edited text is what is checked and timed; implies `--engine gpu`.
     #[arg(long, value_name = "FOLDER")]
     kernels: Option<PathBuf>,
-    /// Times every kernel that would serve each workload first, and measures the fastest.
+    /// Times every kernel that would serve each workload first, and measures the fastest (the CPU engine has one for each).
     #[arg(long)]
     tune: bool,
     /// Seconds that the timing of one workload may take; one sample is always taken. [default: 5, on a software adapter 10, with --exponent 0.4]

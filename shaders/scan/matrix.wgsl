@@ -3,7 +3,7 @@
 // One workgroup: one segment of one (batch, head) and 4 COLUMNS value columns, its chunks in order: out = Q S + A V, S <- decay S + K V, with the
 // matrices Q, A and K of the chunk's record straight from memory, a chunk ahead of their use.
 // Products of queries are spread over the subgroups by matrix and half of the depth; the write of a state's rows is their owner's.
-// Barriers a chunk: 2. Workgroup memory: 24 KiB at D = 128 and 32 columns.
+// Barriers a chunk: 2. Workgroup memory: 24 KiB at D = 128 and 32 columns without z, up to where two workgroups share a processor of those seen.
 // With scan/state, scan/chunk_state, scan/matrix_parts, attend/matrix_N.
 
 fn kernel(group: u32, lane: u32) {
@@ -43,10 +43,7 @@ fn kernel(group: u32, lane: u32) {
     var q = array<MatA, JOBS * HALF>(); // split
     var a = array<MatA, JOBS * KEY_HALF>(); // split
     var k = array<MatA, DEPTH_EACH * TILES>(); // split
-    var v = array<vec4<f16>, V_EACH>();
-    var decay = array<f32, DEPTH_EACH * EACH>();
     var start = record(t, begin / CHUNK);
-    var mark = marks(t, begin / CHUNK);
     if (!SUMS) {
         for (var b = 0u; b < JOBS; b++) { // unroll
             for (var d = 0u; d < HALF; d++) { // unroll
@@ -61,58 +58,48 @@ fn kernel(group: u32, lane: u32) {
         for (var j = 0u; j < TILES; j++) { // unroll
             k[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
         }
-        for (var e = 0u; e < EACH; e++) { // unroll
-            decay[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));
+    }
+    stage(t, begin, 0u, lane, staged(t, begin, marks(t, begin / CHUNK), lane));
+    if (!SUMS) {
+        let top = top_of(x);
+        if (l == 0u) {
+            tops[sub] = top;
         }
     }
-    for (var m = 0u; m < V_EACH; m++) { // unroll
-        v[m] = v_part(t, begin, lane + m * WORKGROUP);
-    }
-    var extra = extras(mark, lane);
+    workgroupBarrier();
 
     for (var n = 0u; n < count; n++) {
         let first = begin + n * CHUNK;
+        let here = n & 1u;
+        let values = here * V_TILE;
+        var power = 0;
         if (!SUMS) {
-            var most = vec4<u32>();
-            for (var i = 0u; i < OWNED * EACH; i++) { // unroll
-                most = max(most, sizes(x[i]));
-            }
-            let power = power_of(most);
+            power = power_of_tops();
             for (var i = 0u; i < OWNED; i++) { // unroll
                 for (var e = 0u; e < EACH; e++) { // unroll
                     let at = state_row(sub, i, e, l) * STRIDE + i % COLUMN_TILES * N4 + part(e, l) % N4;
                     state_tile[at] = vec4<f16>(x[i * EACH + e] * two_to(power));
                 }
             }
-            if (l == 0u) {
-                scales[sub] = power;
-            }
-        }
-        for (var m = 0u; m < V_EACH; m++) { // unroll
-            let p = min(lane + m * WORKGROUP, V_PARTS - 1u);
-            v_tile[p / COLUMNS * STRIDE + p % COLUMNS] = v_real_part(t, first, p, v[m]);
         }
         workgroupBarrier();
 
-        // Loads for the next chunk follow the last use of what they replace.
+        // Loads of matrices for the next chunk follow the last use of what they replace.
         start = record(t, begin / CHUNK + n + 1u);
-        mark = marks(t, begin / CHUNK + n + 1u);
-        for (var m = 0u; m < V_EACH; m++) { // unroll
-            v[m] = v_part(t, first + CHUNK, lane + m * WORKGROUP);
-        }
-        let extra_next = extras(mark, lane);
+        let ahead = staged(t, first + CHUNK, marks(t, begin / CHUNK + n + 1u), lane);
 
         // The write, through the slot that the read then takes.
         for (var i = 0u; i < OWNED; i++) { // unroll
             var sum = MatC();
             for (var j = 0u; j < TILES; j++) { // unroll
-                sum = coopMultiplyAdd(k[i / COLUMN_TILES * TILES + j], coopLoadT<MatB>(&v_tile[j * N * STRIDE + i % COLUMN_TILES * N4], STRIDE), sum);
+                sum = coopMultiplyAdd(k[i / COLUMN_TILES * TILES + j], coopLoadT<MatB>(&v_tile[values + j * N * STRIDE + i % COLUMN_TILES * N4], STRIDE), sum);
             }
-            coopStoreT(sum, &patches[corner + i % SLOTS * PATCH], PATCH_STRIDE);
+            coopStoreT(sum, &patches[corner + i % SLOTS * PATCH], N4);
             subgroupBarrier();
             for (var e = 0u; e < EACH; e++) { // unroll
                 let p = part(e, l);
-                x[i * EACH + e] = decay[i / COLUMN_TILES * EACH + e] * x[i * EACH + e] + patches[corner + i % SLOTS * PATCH + p / N4 * PATCH_STRIDE + p % N4];
+                let more = patches[corner + i % SLOTS * PATCH + p];
+                x[i * EACH + e] = mark_of(here, state_row(sub, i, e, l)) * x[i * EACH + e] + more;
             }
             if (SLOTS == 1u || i + 1u == OWNED) {
                 subgroupBarrier();
@@ -122,33 +109,27 @@ fn kernel(group: u32, lane: u32) {
             for (var j = 0u; j < TILES; j++) { // unroll
                 k[d * TILES + j] = keys(start, sub * DEPTH_EACH + d, j);
             }
-            for (var e = 0u; e < EACH; e++) { // unroll
-                decay[d * EACH + e] = marks_load(mark + state_row(sub, d * COLUMN_TILES, e, l));
-            }
         }
         if (!SUMS) {
+            let top = top_of(x);
+            if (l == 0u) {
+                tops[sub] = top;
+            }
             for (var b = 0u; b < JOBS; b++) { // unroll
                 let job = sub * JOBS + b;
                 let h = job % HALVES;
                 let c = job / HALVES % COLUMN_TILES;
-                // The sum so far has the scale of the rows that came last.
-                var scale = 0;
                 var sum = MatC();
                 for (var d = 0u; d < HALF; d++) { // unroll
-                    let own = scales[(h * HALF + d) / DEPTH_EACH];
-                    if (d > 0u) {
-                        sum = sum * two_to(own - scale);
-                    }
-                    scale = own;
                     let s = coopLoadT<MatB>(&state_tile[(h * HALF + d) * N * STRIDE + c * N4], STRIDE);
                     sum = coopMultiplyAdd(q[b * HALF + d], s, sum);
                 }
-                sum = sum * two_to(-scale);
+                sum = sum * two_to(-power);
                 for (var j = 0u; j < KEY_HALF; j++) { // unroll
-                    let y = coopLoadT<MatB>(&v_tile[(h * KEY_HALF + j) * N * STRIDE + c * N4], STRIDE);
+                    let y = coopLoadT<MatB>(&v_tile[values + (h * KEY_HALF + j) * N * STRIDE + c * N4], STRIDE);
                     sum = coopMultiplyAdd(a[b * KEY_HALF + j], y, sum);
                 }
-                coopStoreT(sum, &patches[corner + b * PATCH], PATCH_STRIDE);
+                coopStoreT(sum, &patches[corner + b * PATCH], N4);
                 for (var d = 0u; d < HALF; d++) { // unroll
                     q[b * HALF + d] = query(start, job, d);
                 }
@@ -168,20 +149,21 @@ fn kernel(group: u32, lane: u32) {
                 divisors[lane] = by;
             }
         }
+        stage(t, first + CHUNK, 1u - here, lane, ahead);
         workgroupBarrier();
 
         if (!SUMS) {
             for (var m = 0u; m < V_EACH; m++) { // unroll
                 let p = min(lane + m * WORKGROUP, V_PARTS - 1u);
                 let i = p / COLUMNS;
-                let at = i % N * PATCH_STRIDE + p % COLUMNS % N4;
+                let at = i % N * N4 + p % COLUMNS % N4;
                 let job = (i / N * COLUMN_TILES + p % COLUMNS / N4) * HALVES;
                 var y = vec4<f32>();
                 for (var h = 0u; h < HALVES; h++) { // unroll
                     y += patches[((job + h) / JOBS * SLOTS + (job + h) % JOBS) * PATCH + at];
                 }
                 if (DIVIDE != 0u) {
-                    var by = extra.row[m];
+                    var by = mark_of(here, 2u * CHANNELS + i);
                     for (var h = 0u; h < SHARES; h++) { // unroll
                         by += divisors[i * SHARES + h];
                     }
@@ -195,13 +177,12 @@ fn kernel(group: u32, lane: u32) {
         for (var m = 0u; m < NORM_EACH; m++) { // unroll
             let d = lane + m * WORKGROUP;
             if ((HAS_Z || SUMS) && d < CHANNELS) {
-                all[m] *= extra.decay[m];
+                all[m] *= mark_of(here, d);
                 if (HAS_Z) {
-                    norm[d] = extra.decay[m] * norm[d] + extra.keys[m];
+                    norm[d] = mark_of(here, d) * norm[d] + mark_of(here, CHANNELS + d);
                 }
             }
         }
-        extra = extra_next;
     }
 
     if (ends(t)) {

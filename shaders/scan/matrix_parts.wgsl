@@ -22,32 +22,6 @@ fn seen(start: u32, job: u32, j: u32) -> MatA {
     return coopLoadT<MatA>(&chunks_data[start + SEEN_AT + (m * TILES + job % HALVES * KEY_HALF + j) * MATRIX], N4);
 }
 
-// What a divisor, z and the segment's decay need of a chunk's marks: sums of rows of A, and of an invocation's channels decay and sum of keys.
-struct Extra {
-    row: array<f32, V_EACH>,
-    decay: array<f32, NORM_EACH>,
-    keys: array<f32, NORM_EACH>,
-}
-
-fn extras(mark: u32, lane: u32) -> Extra {
-    var x = Extra();
-    for (var m = 0u; m < V_EACH; m++) { // unroll
-        if (DIVIDE != 0u) {
-            x.row[m] = marks_load(mark + 2u * CHANNELS + min(lane + m * WORKGROUP, V_PARTS - 1u) / COLUMNS);
-        }
-    }
-    for (var m = 0u; m < NORM_EACH; m++) { // unroll
-        let d = min(lane + m * WORKGROUP, CHANNELS - 1u);
-        if (HAS_Z || SUMS) {
-            x.decay[m] = marks_load(mark + d);
-        }
-        if (HAS_Z) {
-            x.keys[m] = marks_load(mark + CHANNELS + d);
-        }
-    }
-    return x;
-}
-
 // z and the segment's decay.
 fn finish(t: Tile, lane: u32, all: array<f32, NORM_EACH>) {
     if (t.column != 0u) {

@@ -1,6 +1,6 @@
 //! `scan.chunked`: the recurrence over the chunks that [`Chunks`](super::Chunks) made, by cooperative matrices.
 
-use super::chunks::{CHUNK, matrices, padded, unserved};
+use super::chunks::{CHUNK, Chunks, matrices, padded, unserved};
 use super::{Decay, Divide, Pass};
 use crate::caps::{Caps, Tier};
 use crate::error::{Error, ErrorKind, Result};
@@ -60,8 +60,8 @@ impl Chunked {
         };
         let wanted = [
             ("v", [batch, shared, tokens, width]),
-            ("chunks", [batch, heads, tokens.div_ceil(CHUNK), super::Chunks::record(self.delta, self.depth)]),
-            ("marks", [batch, heads, tokens.div_ceil(CHUNK), super::Chunks::marks(self.depth)]),
+            ("chunks", [batch, heads, tokens.div_ceil(CHUNK), Chunks::record(self.delta, self.depth)]),
+            ("marks", [batch, heads, tokens.div_ceil(CHUNK), Chunks::marks(self.depth)]),
             ("state_in", [batch, heads * before, self.depth, width]),
             ("state", [batch, heads * after, self.depth, width]),
             ("out", [batch, heads, tokens, width]),
@@ -123,11 +123,13 @@ impl Kernel for Chunked {
         let z = divides || io.find("z").is_some();
         let slots = if self.delta { 1 } else { jobs / subgroups };
         let (norm, divisors) = (if z { channels } else { 1 }, if divides { workgroup } else { 1 });
-        let rows = channels + CHUNK * if self.delta { 2 } else { 1 };
-        let floats = subgroups * slots * side * (side + 4) + norm + divisors + subgroups;
+        let tiles_of_tokens = if self.delta { 4 } else { 2 };
+        let halves = (channels + CHUNK * tiles_of_tokens) * (columns + 8) - 8 * (1 + tiles_of_tokens);
+        let marks = 2 * if z { Chunks::marks(self.depth) } else { channels };
+        let floats = subgroups * slots * side * side + norm + divisors + subgroups + marks;
         // An invocation has a share of one row's divisor.
         let shares = workgroup.is_multiple_of(CHUNK) && workgroup <= channels / 4 * CHUNK;
-        if 2 * rows * (columns + 8) + 4 * floats > caps.max_workgroup_memory as usize || !shares {
+        if 2 * halves + 4 * floats > caps.max_workgroup_memory as usize || !shares {
             return Err(none());
         }
         let (segments, width_tiles) = (self.pass.segments(s.tokens), s.width.div_ceil(columns));

@@ -106,11 +106,12 @@ fn kernel(group: u32, lane: u32) {
             vs[2u * e] = v_raw_at(i);
             vs[2u * e + 1u] = v_raw_at(i + 1u);
         }
+        let keys = Step(first, 0, false, slots);
         var x = array<vec4<f32>, OWN4>();
         for (var n = 0u; n < OWN4; n++) { // unroll
-            x[n] = scored(t, at, query, bounds, first + (column + n) * 4u, s_tile[row * S_STRIDE + column + n]);
+            x[n] = scored(t, at, query, bounds, keys, (column + n) * 4u, s_tile[row * S_STRIDE + column + n]);
         }
-        if (!whole(t, bounds, first)) {
+        if (!whole(t, bounds, keys)) {
             for (var n = 0u; n < OWN4; n++) { // unroll
                 x[n] = within(bounds, at.valid, first + (column + n) * 4u, x[n]);
             }

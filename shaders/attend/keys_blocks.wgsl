@@ -19,6 +19,11 @@ fn block_at(t: Tile, entry: u32) -> i32 {
     }
     return select(-1, i32(entry), i32(indices_load(base + entry * args.indices_s3)) != 0);
 }
+// First key of an entry's block, -1 for none.
+fn block_key(t: Tile, entry: u32) -> i32 {
+    let block = block_at(t, entry);
+    return select(-1, block * i32(args.block_keys), block >= 0);
+}
 fn keys_count(t: Tile, bounds: vec4<i32>) -> u32 {
     if (CSR) {
         let base = list_base(t);

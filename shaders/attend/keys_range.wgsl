@@ -18,6 +18,10 @@ fn keys_count(t: Tile, bounds: vec4<i32>) -> u32 {
 fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     return false;
 }
+// Of lists only.
+fn block_key(t: Tile, entry: u32) -> i32 {
+    return -1;
+}
 fn keys_full(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     return false;
 }

@@ -5,7 +5,7 @@ fn entry_at(t: Tile, entry: u32) -> i32 {
         + entry * args.indices_s3);
 }
 // First key of an entry; -1 when it is empty or lies past the last key.
-fn entry_key(t: Tile, entry: u32) -> i32 {
+fn block_key(t: Tile, entry: u32) -> i32 {
     let block = entry_at(t, entry);
     // Compared before the product, which a stray index could make overflow.
     let inside = block >= 0 && u32(block) <= (args.keys - 1u) / args.block_keys;
@@ -19,7 +19,7 @@ fn keys_skip(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
     if (args.block_keys % TILE_K != 0u) {
         return false;
     }
-    let base = entry_key(t, first / args.block_keys);
+    let base = block_key(t, first / args.block_keys);
     let j = base + i32(first % args.block_keys);
     return base < 0 || (j >= args.prefix && (j >= bounds.y || j + i32(TILE_K) <= bounds.x));
 }
@@ -34,7 +34,7 @@ fn keys_at(t: Tile, bounds: vec4<i32>, slot: u32) -> i32 {
     if (slot >= keys_count(t, bounds)) {
         return -1;
     }
-    let base = entry_key(t, slot / args.block_keys);
+    let base = block_key(t, slot / args.block_keys);
     let j = base + i32(slot % args.block_keys);
     return select(-1, j, base >= 0 && j < i32(args.keys));
 }

@@ -59,8 +59,8 @@ fn kernel(group: u32, lane: u32) {
         subgroupBarrier();
     }
 
-    var first = advance(t, bounds, 0u, slots);           // slot of this step's keys
-    var next = advance(t, bounds, first + TILE_K, slots);
+    var first = advance(t, bounds, none(), slots);       // this step's keys
+    var next = advance(t, bounds, first, slots);
     // Operands on their way: K of the next step and V of this one. They pass from one turn of the loop to the next, where the loads cannot
     // be moved down to their use.
     var ks = array<vec4<f16>, K_EACH>();
@@ -73,7 +73,7 @@ fn kernel(group: u32, lane: u32) {
     for (var n = 0u; n < V_EACH; n++) { // unroll
         v_at[n] = v_place(t, lane + n * WORKGROUP);
     }
-    if (first < slots) {
+    if (first.slot < slots) {
         for (var n = 0u; n < K_EACH; n++) { // unroll
             k_store(0u, lane + n * WORKGROUP, k_part(t, bounds, first, lane + n * WORKGROUP, k_at[n]));
             ks[n] = k_part(t, bounds, next, lane + n * WORKGROUP, k_at[n]);
@@ -94,11 +94,11 @@ fn kernel(group: u32, lane: u32) {
     subgroupBarrier();
     var x = array<vec4<f32>, OWN4>();
     for (var n = 0u; n < OWN4; n++) { // unroll
-        x[n] = scored(t, at, query, bounds, first + (column + n) * 4u, s_tile[local * S_STRIDE + column + n]);
+        x[n] = scored(t, at, query, bounds, first, (column + n) * 4u, s_tile[local * S_STRIDE + column + n]);
     }
     if (!whole(t, bounds, first)) {
         for (var n = 0u; n < OWN4; n++) { // unroll
-            x[n] = masked(t, at, query, mine, bounds, first, first + (column + n) * 4u, x[n]);
+            x[n] = masked(t, at, query, mine, bounds, first, (column + n) * 4u, x[n]);
         }
     }
     var top = max(highest(x), SEEN);
@@ -112,7 +112,7 @@ fn kernel(group: u32, lane: u32) {
 
     loop {
         // A tile without keys. Checked here: with two ways to leave the loop of steps by their number, a driver made eight copies of it.
-        if (first >= slots) {
+        if (first.slot >= slots) {
             finish_without_keys(t, at, base, column, lane);
             break;
         }
@@ -132,7 +132,7 @@ fn kernel(group: u32, lane: u32) {
                     break;
                 }
             }
-            let after = advance(t, bounds, next + TILE_K, slots);
+            let after = advance(t, bounds, next, slots);
             for (var n = 0u; n < K_EACH; n++) { // unroll
                 ks[n] = k_part(t, bounds, after, lane + n * WORKGROUP, k_at[n]);
             }
@@ -171,15 +171,15 @@ fn kernel(group: u32, lane: u32) {
             first = next;
             next = after;
             step += 1u;
-            if (first >= slots) {
+            if (first.slot >= slots) {
                 break;
             }
             for (var n = 0u; n < OWN4; n++) { // unroll
-                x[n] = scored(t, at, query, bounds, first + (column + n) * 4u, s_tile[local * S_STRIDE + column + n]);
+                x[n] = scored(t, at, query, bounds, first, (column + n) * 4u, s_tile[local * S_STRIDE + column + n]);
             }
             if (!whole(t, bounds, first)) {
                 for (var n = 0u; n < OWN4; n++) { // unroll
-                    x[n] = masked(t, at, query, mine, bounds, first, first + (column + n) * 4u, x[n]);
+                    x[n] = masked(t, at, query, mine, bounds, first, (column + n) * 4u, x[n]);
                 }
             }
             if (SOFTMAX) {
@@ -205,7 +205,7 @@ fn kernel(group: u32, lane: u32) {
         }
 
         // The end of an epoch, or of the tile.
-        let done = first >= slots;
+        let done = first.slot >= slots;
         var factor = 1.0;
         if (SOFTMAX && !done) {
             factor = exp2(old - top);

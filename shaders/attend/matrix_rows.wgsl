@@ -10,20 +10,45 @@ const GROWTH: f32 = 14.0;              // weights stay below 2^14, a quarter of 
 const LOG2_E: f32 = 1.4426950408889634;
 const LN_2: f32 = 0.6931471805599453;
 
-// Whether every row of the tile sees every key of a step.
-fn whole(t: Tile, bounds: vec4<i32>, first: u32) -> bool {
-    let j = keys_at(t, bounds, first);
-    let unmasked = !HAS_MASK || keys_full(t, bounds, first);
-    return unmasked & keys_run(first) & (j >= bounds.z) & (j + i32(TILE_K) <= bounds.w);
+// Keys of a step: its first slot and, in a list of blocks of whole steps (ALIGNED), what was found when the block began: the key there, whether
+// the mask allows all of the block, the slot where it ends.
+struct Step {
+    slot: u32,
+    key: i32,
+    full: bool,
+    end: u32,
 }
 
-// Four scores after the hooks; the factor is left to the exponent where FUSED.
-fn scored(t: Tile, at: RowAt, query: i32, bounds: vec4<i32>, slot: u32, raw: vec4<f32>) -> vec4<f32> {
+// The key in a slot of a step, -1 for none.
+fn key_at(t: Tile, bounds: vec4<i32>, step: Step, n: u32) -> i32 {
+    if (ALIGNED) {
+        let j = step.key + i32(n);
+        return select(-1, j, (step.slot < step.end) & (j < i32(args.keys)));
+    }
+    return keys_at(t, bounds, step.slot + n);
+}
+
+// Whether every row of the tile sees every key of a step.
+fn whole(t: Tile, bounds: vec4<i32>, step: Step) -> bool {
+    let j = key_at(t, bounds, step, 0u);
+    return unmasked(t, bounds, step) & (ALIGNED | keys_run(step.slot)) & (j >= bounds.z) & (j + i32(TILE_K) <= bounds.w);
+}
+
+// Whether the mask hooks allow every pair of a step.
+fn unmasked(t: Tile, bounds: vec4<i32>, step: Step) -> bool {
+    if (ALIGNED) {
+        return !HAS_MASK || step.full;
+    }
+    return !HAS_MASK || keys_full(t, bounds, step.slot);
+}
+
+// Four scores after the hooks, from a slot of a step on; the factor is left to the exponent where FUSED.
+fn scored(t: Tile, at: RowAt, query: i32, bounds: vec4<i32>, step: Step, slot: u32, raw: vec4<f32>) -> vec4<f32> {
     var x = raw;
     if (!FUSED) {
         x *= args.scale;
         for (var n = 0u; n < 4u; n++) { // unroll
-            let pair = At(t.batch, at.head, at.row, query, keys_at(t, bounds, slot + n));
+            let pair = At(t.batch, at.head, at.row, query, key_at(t, bounds, step, slot + n));
             x[n] = score(x[n], pair);
             if (SOFTMAX) {
                 // A bias of -inf masks too. Written so that NaN stays.
@@ -37,16 +62,16 @@ fn scored(t: Tile, at: RowAt, query: i32, bounds: vec4<i32>, slot: u32, raw: vec
 }
 
 // Four scores after the mask. Where keys follow each other, bounds are all there is to it.
-fn masked(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, first: u32, slot: u32, x: vec4<f32>) -> vec4<f32> {
+fn masked(t: Tile, at: RowAt, query: i32, mine: vec2<i32>, bounds: vec4<i32>, step: Step, slot: u32, x: vec4<f32>) -> vec4<f32> {
     let nothing = vec4<f32>(select(0.0, select(MASKED, args.masked, FUSED), SOFTMAX));
-    let unmasked = !HAS_MASK || keys_full(t, bounds, first);
-    if (unmasked && keys_run(first)) {
-        let j = vec4<i32>(keys_at(t, bounds, first) + i32(slot - first)) + vec4<i32>(0, 1, 2, 3);
+    let free = unmasked(t, bounds, step);
+    if (free && (ALIGNED || keys_run(step.slot))) {
+        let j = vec4<i32>(key_at(t, bounds, step, 0u) + i32(slot)) + vec4<i32>(0, 1, 2, 3);
         return select(nothing, x, (j >= vec4<i32>(mine.x)) & (j < vec4<i32>(mine.y)));
     }
     var y = x;
     for (var n = 0u; n < 4u; n++) { // unroll
-        y[n] = select(nothing[n], x[n], allowed_in(t, at, query, mine, keys_at(t, bounds, slot + n), unmasked));
+        y[n] = select(nothing[n], x[n], allowed_in(t, at, query, mine, key_at(t, bounds, step, slot + n), free));
     }
     return y;
 }

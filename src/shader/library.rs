@@ -18,6 +18,7 @@ files![
     "lib/half",
     "lib/less_one",
     "attend/tile",
+    "attend/tile_keys",
     "attend/tile_scores",
     "attend/tile_stage",
     "attend/decode",

@@ -35,7 +35,9 @@ pub(super) fn choices(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> (Vec<Ch
         Err(why) => refusals.push(("attend/decode", why)),
     }
     match decode_matrix(op, io, caps, rows) {
-        Ok(choice) => list.push(choice),
+        // A software adapter has no use for matrices and compiles them for minutes.
+        Ok(choice) if caps.class == DeviceClass::Software => list.push(choice),
+        Ok(choice) => list.insert(0, choice),
         Err(why) => refusals.push(("attend/decode_matrix", why)),
     }
     match matrix(op, io, caps, rows) {
@@ -51,7 +53,8 @@ pub(super) fn choices(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> (Vec<Ch
         None
     };
     let both = [(false, "8 x 8 scores a thread read least"), (true, small.unwrap_or("half the registers"))];
-    let tiles = both.map(|(small, why)| tile(op, width, rows, small, why));
+    let floats = ["k", "v"].iter().all(|role| io.get(role).dtype == DType::F32);
+    let tiles = both.map(|(small, why)| tile(op, [width, rows], floats, small, why));
     let [large, little] = tiles;
     let two = large.consts != little.consts || large.workgroup != little.workgroup;
     if small.is_some() {
@@ -64,8 +67,8 @@ pub(super) fn choices(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> (Vec<Ch
     (list, refusals)
 }
 
-/// The portable tile: runs everywhere, takes everything. `small`: half the rows, and a text that compiles fast.
-fn tile(op: &Attend, width: usize, rows: usize, small: bool, why: &'static str) -> Choice {
+/// The portable tile: runs everywhere, takes everything. `floats`: K and V are f32; `small`: half the rows, and a text that compiles fast.
+fn tile(op: &Attend, [width, rows]: [usize; 2], floats: bool, small: bool, why: &'static str) -> Choice {
     let each = if small || rows <= 32 || width > 256 { 4 } else { 8 };
     // Sums of `each` rows x 8 values a thread, or as near as registers and the width allow.
     let workgroup: usize = if width <= if each == 4 { 128 } else { 96 } { 64 } else { 128 };
@@ -102,8 +105,10 @@ fn tile(op: &Attend, width: usize, rows: usize, small: bool, why: &'static str) 
             ("VALUE_UNROLL", unroll.min(keys) as u32),
             ("SPREAD", if ahead && columns == 8 { 4 } else { 1 }),
             ("EARLY", u32::from(ahead)),
+            // A second text for tiles without masks; with halves it was slower, which take more text to convert.
+            ("APART", u32::from(floats && !small && each == 8)),
         ],
-        imports: vec!["attend/tile_stage", "attend/tile_scores"],
+        imports: vec!["attend/tile_keys", "attend/tile_stage", "attend/tile_scores"],
         why,
     }
 }
@@ -207,7 +212,7 @@ fn decode_matrix(op: &Attend, io: &Io, caps: &Caps, rows: usize) -> Result<Choic
             "attend/matrix_rows",
             if together { "attend/matrix_epoch_together" } else { "attend/matrix_epoch_alone" },
         ],
-        why: "one query of heads that share their keys, by matrices; not measured on a GPU yet",
+        why: "one query of heads that share their keys: matrices leave time for the bytes",
     })
 }
 

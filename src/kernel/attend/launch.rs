@@ -83,8 +83,10 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps, n: usize) -> Result<Opti
         let exponent = op.scale * std::f32::consts::LOG2_E;
         let fused = softmax && !scored && exponent > 1e-10;
         let step = if choice.tier == Tier::T2 { caps.matrix.unwrap_or(16) as usize } else { 16 };
+        let aligned = op.keys != Keys::Range && op.prefix == 0 && block_keys.is_multiple_of(step);
         builder = builder
             .switch("FUSED", fused)
+            .switch("ALIGNED", aligned && choice.tier == Tier::T2)
             .switch("EXACT", depth.is_multiple_of(step))
             .f32("exponent", exponent)
             .f32("masked", (-1e30 / exponent).max(-3e38));
@@ -112,6 +114,7 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps, n: usize) -> Result<Opti
         .u32("row_blocks", p.row_blocks)
         .u32("tiles_per_block", tiles)
         .u32("split_keys", keys.div_ceil(op.splits))
+        .u32("block_keys", block_keys)
         .u32("causal", usize::from(op.causal))
         .i32("window_left", index(op.window_left))
         .i32("window_right", index(op.window_right))
@@ -134,7 +137,6 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps, n: usize) -> Result<Opti
             .u32("list_heads", p.list_heads)
             .u32("list_length", list_length)
             .u32("list_blocks", list_blocks)
-            .u32("block_keys", block_keys)
             .strides("indptr", 3)
             .strides("indices", if csr { 3 } else { 4 });
         if csr {

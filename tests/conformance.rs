@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Budget, close, engines, random, tensor_of};
+use common::{Budget, close, engines_in_turn, random, tensor_of};
 use wgpu_attention::case::oracle_inputs;
 use wgpu_attention::{HostTensor, Inputs, Value, variant};
 
@@ -379,12 +379,12 @@ fn memories() -> Vec<Case> {
 fn run(cases: Vec<Case>) {
     let filter = std::env::var("ATTN_TEST").unwrap_or_default();
     let mut failures = Vec::new();
-    for case in cases.into_iter().filter(|c| c.id().contains(&filter)) {
+    for (n, case) in cases.into_iter().filter(|c| c.id().contains(&filter)).enumerate() {
         let params: Vec<_> = case.params.iter().map(|(n, v)| ((*n).to_owned(), Value::parse(v))).collect();
         let variant = variant::find(case.variant).and_then(|entry| entry.make(&params)).expect("a variant");
         let want = variant.oracle(&oracle_inputs(case.inputs.iter().map(|(n, t)| (*n, t))));
         let inputs = case.inputs.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
-        for (name, runtime) in engines() {
+        for (name, runtime) in engines_in_turn(n) {
             match runtime.call_blocking(&*variant, &inputs) {
                 Err(error) => failures.push(format!("{} on {name}: {error}", case.id())),
                 Ok(outputs) => {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Budget, close, engines, random, tensor_of};
+use common::{Budget, close, engines_in_turn, random, tensor_of};
 use wgpu_attention::case::oracle_inputs;
 use wgpu_attention::{DType, ErrorKind, HostTensor, Inputs, Problem, Result, Runtime, Spec, Value, Variant, variant};
 
@@ -160,7 +160,7 @@ fn make(name: &str, params: &[(&str, &str)]) -> Box<dyn Variant> {
 fn agree(half: bool) {
     let filter = std::env::var("ATTN_TEST").unwrap_or_default();
     let mut failures = Vec::new();
-    for (name, params, sizes, optional) in CASES {
+    for (n, (name, params, sizes, optional)) in CASES.iter().enumerate() {
         let id = format!("{name} {params:?} {sizes} {optional:?}");
         let variant = make(name, params);
         if !id.contains(&filter) || (half && !variant.card().inputs.iter().any(|i| i.half)) {
@@ -169,7 +169,7 @@ fn agree(half: bool) {
         let tensors = inputs(&*variant, sizes, half, optional).expect("a problem");
         let want = variant.oracle(&oracle_inputs(tensors.iter().map(|(n, t)| (n.as_str(), t))));
         let call = tensors.iter().fold(Inputs::new(), |all, (name, t)| all.with(name, t));
-        for (engine, runtime) in engines() {
+        for (engine, runtime) in engines_in_turn(n) {
             let outputs = match runtime.call_blocking(&*variant, &call) {
                 Ok(outputs) => outputs,
                 Err(error) => {

@@ -426,7 +426,7 @@ fn strong_decay() {
         call
     };
     each("strong", [1, 2, 1, 64, 32], strong);
-    each("strong", [1, 1, 1, 40, 128], strong);
+    each("strong", [1, 1, 1, 40, 64], strong);
 }
 
 #[test]

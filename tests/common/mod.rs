@@ -22,6 +22,18 @@ pub fn engines() -> Vec<(&'static str, Runtime)> {
     ENGINES.get_or_init(find).clone()
 }
 
+/// For case `n` of many: all but one of the two software adapters, which take turns. They compile for seconds what they run for milliseconds, and
+/// tests/golden.rs has every variant on both. With `WGPU_ATTENTION_ENGINES=all` every case runs on every engine.
+pub fn engines_in_turn(n: usize) -> Vec<(&'static str, Runtime)> {
+    let all = engines();
+    let software = all.iter().filter(|(name, _)| ADAPTERS.iter().any(|(adapter, _)| adapter == name)).count();
+    if software < ADAPTERS.len() || std::env::var("WGPU_ATTENTION_ENGINES").is_ok_and(|v| v == "all") {
+        return all;
+    }
+    let resting = ADAPTERS[(n + 1) % ADAPTERS.len()].0;
+    all.into_iter().filter(|(name, _)| *name != resting).collect()
+}
+
 /// Those with cooperative matrices; without one the test says so, or fails where `WGPU_ATTENTION_REQUIRE` lists `matrix`.
 pub fn matrix_engines() -> Vec<(&'static str, Runtime)> {
     let list: Vec<_> = engines().into_iter().filter(|(_, r)| r.caps().matrix.is_some()).collect();

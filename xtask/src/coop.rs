@@ -3,11 +3,11 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, target};
+use crate::{root, suite, target};
 
 /// The tests that run kernels of cooperative matrices. Those that the package does not have are left out.
 const TESTS: [&str; 7] =
@@ -27,10 +27,9 @@ pub fn test() -> Result<()> {
         make(&folder)?;
     }
     let driver = driver(&folder)?;
-    for test in binaries()? {
-        run(&folder, &driver, &test)?;
-    }
-    Ok(())
+    let known = TESTS.into_iter().filter(|test| root().join("tests").join(format!("{test}.rs")).exists());
+    let arguments: Vec<&str> = known.flat_map(|test| ["--test", test]).collect();
+    suite::run(&suite::binaries(&arguments)?, |test| run(&folder, &driver, test))
 }
 
 /// Whether debootstrap can work: it needs root and itself.
@@ -83,37 +82,20 @@ fn driver(folder: &Path) -> Result<String> {
     Ok(format!("/{DRIVER}/{name}"))
 }
 
-/// Builds the tests and tells where they are.
-fn binaries() -> Result<Vec<PathBuf>> {
-    let mut command = Command::new(env!("CARGO"));
-    command.current_dir(root()).args(["test", "--no-run", "--message-format=json"]);
-    let known = TESTS.into_iter().filter(|test| root().join("tests").join(format!("{test}.rs")).exists());
-    known.for_each(|test| {
-        command.args(["--test", test]);
-    });
-    let output = command.stderr(Stdio::inherit()).output().context("cargo test --no-run")?;
-    if !output.status.success() {
-        bail!("the tests did not build");
-    }
-    let messages = String::from_utf8(output.stdout)?;
-    let path = |line: &str| Some(PathBuf::from(line.split_once("\"executable\":\"")?.1.split_once('"')?.0));
-    Ok(messages.lines().filter_map(path).collect())
-}
-
 /// Runs a test in the folder. Its mounts are in a namespace of their own and end with it.
-fn run(folder: &Path, driver: &str, test: &Path) -> Result<()> {
+fn run(folder: &Path, driver: &str, test: &Path) -> Result<Output> {
     let (at, repository) = (folder.display(), root().display());
     let target = test.ancestors().nth(3).unwrap_or(root()).display();
-    println!("coop-test: {}", test.display());
     let binds = ["/proc".to_owned(), "/dev".to_owned(), "/sys".to_owned(), repository.to_string(), target.to_string()];
     let mounts: Vec<String> =
         binds.iter().map(|path| format!("mkdir -p '{at}{path}' && mount --rbind '{path}' '{at}{path}'")).collect();
-    shell(&format!(
+    let line = format!(
         "unshare --mount --propagation private sh -ec \"{}; cd '{at}' && exec chroot '{at}' env VK_DRIVER_FILES={driver} \
          XDG_RUNTIME_DIR=/tmp WGPU_ATTENTION_REQUIRE=matrix sh -ec 'cd {repository} && exec {}'\"",
         mounts.join("; "),
         test.display()
-    ))
+    );
+    Command::new("sh").args(["-c", &line]).output().context("sh")
 }
 
 fn shell(line: &str) -> Result<()> {

@@ -4,6 +4,7 @@ mod adapters;
 mod browser;
 mod coop;
 mod server;
+mod suite;
 mod wasm;
 mod web_test;
 
@@ -18,6 +19,7 @@ usage: cargo xtask COMMAND
 
   web-test [FILTER]          build the browser tests, run them in headless Chromium
   web-test --serve [FILTER]  the same in a browser of your choice: prints the address to open
+  test [CARGO ARGUMENTS]     cargo test, as many test programs at a time as there are processors; not the documentation's
   coop-test                  the cooperative-matrix tests on the lavapipe of Debian trixie-backports (Mesa 26), in a folder
                              made by debootstrap: needs root
   wasm-clippy                clippy for wasm32, warnings denied
@@ -44,6 +46,7 @@ fn run() -> Result<()> {
         ["web-test", filter] if !filter.starts_with('-') => web_test::headless(filter),
         ["wasm-clippy"] => wasm::clippy(),
         ["wasm-toolchain"] => wasm::print_toolchain(),
+        ["test", ref more @ ..] => suite::test(more),
         ["coop-test"] => coop::test(),
         ["adapters-env"] => adapters::print_environment(),
         _ => bail!("{USAGE}"),

@@ -310,6 +310,7 @@ fn bench_knows_its_workloads() {
     fails(&["bench", "C1", "--json", "/nowhere/rows.jsonl"], 2, "/nowhere/rows.jsonl");
     fails(&["bench", "--engine", "gpu"], 4, "no GPU adapter fits");
     fails(&["bench", "P1", "--kernels", "here", "--engine", "cpu"], 2, "--kernels is of GPUs");
+    fails(&["bench", "P1", "--checked", "--engine", "cpu"], 2, "--checked is of GPUs");
 }
 
 #[test]

@@ -26,7 +26,12 @@ pub fn binaries(arguments: &[&str]) -> Result<Vec<PathBuf>> {
         bail!("the tests did not build");
     }
     let messages = String::from_utf8(output.stdout)?;
-    let path = |line: &str| Some(PathBuf::from(line.split_once("\"executable\":\"")?.1.split_once('"')?.0));
+    // Examples are built too; tests are what was compiled as a test.
+    let path = |line: &str| {
+        let profile = line.split_once("\"profile\":{")?.1.split_once('}')?.0;
+        let executable = line.split_once("\"executable\":\"")?.1.split_once('"')?.0;
+        profile.contains("\"test\":true").then(|| PathBuf::from(executable))
+    };
     Ok(messages.lines().filter_map(path).collect())
 }
 

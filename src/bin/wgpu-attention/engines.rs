@@ -31,25 +31,33 @@ pub enum TierName {
 
 /// Opens what `--engine` and `--adapter` name.
 pub fn open(engine: Engine, adapter: Option<&str>) -> Result<Runtime, Failure> {
-    open_at(engine, adapter, None, None)
+    open_at(engine, adapter, &Limits::default())
 }
 
-/// The same, used no further than a tier, and with a folder of kernel texts and the pipeline cache.
-pub fn open_at(
-    engine: Engine,
-    adapter: Option<&str>,
-    tier: Option<TierName>,
-    kernels: Option<&Path>,
-) -> Result<Runtime, Failure> {
-    if tier.is_some() || kernels.is_some() {
+/// How a GPU is used where it is not as usual.
+#[derive(Default)]
+pub struct Limits<'a> {
+    /// No further than a tier.
+    pub tier: Option<TierName>,
+    /// A folder of kernel texts and the pipeline cache.
+    pub kernels: Option<&'a Path>,
+    /// Shaders with bounds checks, bounded loops and zeroed workgroup memory.
+    pub checked: bool,
+}
+
+/// The same, with a GPU used so.
+pub fn open_at(engine: Engine, adapter: Option<&str>, limits: &Limits) -> Result<Runtime, Failure> {
+    let given =
+        [(limits.tier.is_some(), "--tier"), (limits.kernels.is_some(), "--kernels"), (limits.checked, "--checked")];
+    if let Some((_, option)) = given.into_iter().find(|(given, _)| *given) {
         if engine == Engine::Cpu {
-            let option = if tier.is_some() { "--tier" } else { "--kernels" };
             return Err(Failure::input(format!("{option} is of GPUs and --engine is cpu: give one of the two")));
         }
-        let tier = tier.map(|tier| [Tier::T0, Tier::T1, Tier::T2][tier as usize]);
-        let folder = kernels.map(Path::to_owned);
+        let tier = limits.tier.map(|tier| [Tier::T0, Tier::T1, Tier::T2][tier as usize]);
+        let folder = limits.kernels.map(Path::to_owned);
         let adapter = adapter.map(str::to_owned);
-        return gpu(&GpuOptions { adapter, tier, cache: folder.clone(), kernels: folder, ..Default::default() });
+        let (cache, kernels, checked) = (folder.clone(), folder, limits.checked);
+        return gpu(&GpuOptions { adapter, tier, cache, kernels, checked, ..Default::default() });
     }
     match (engine, adapter) {
         (Engine::Cpu, Some(_)) => {

@@ -43,6 +43,8 @@ pub struct Target {
     pub kind: Kind,
     /// Tells when a GPU runs at full speed.
     pub clock: Option<Clock>,
+    /// Whether shaders have bounds checks.
+    pub checked: bool,
     /// Whether the fastest kernel of each workload is found first.
     pub tune: bool,
     /// Seconds for a workload.

@@ -13,7 +13,7 @@ mod report;
 mod timing;
 mod workload;
 
-use crate::engines::{self, Engine};
+use crate::engines::{self, Engine, Limits};
 use crate::failure::{Failure, Outcome};
 use crate::out;
 use crate::progress::Progress;
@@ -51,6 +51,10 @@ pub struct Args {
     /// beside NAME.wgsl, the edited text is what is checked and timed; implies `--engine gpu`.
     #[arg(long, value_name = "FOLDER")]
     kernels: Option<PathBuf>,
+    /// Compiles shaders with bounds checks, bounded loops and zeroed workgroup memory, as for kernels that are not trusted; implies
+    /// `--engine gpu`.
+    #[arg(long)]
+    checked: bool,
     /// Times every kernel that would serve each workload first, and measures the fastest (the CPU engine has one for each).
     #[arg(long)]
     tune: bool,
@@ -151,7 +155,8 @@ impl Log {
 }
 
 fn open(args: &Args) -> Result<Target, Failure> {
-    let runtime = engines::open_at(args.engine, args.adapter.as_deref(), args.tier, args.kernels.as_deref())?;
+    let limits = Limits { tier: args.tier, kernels: args.kernels.as_deref(), checked: args.checked };
+    let runtime = engines::open_at(args.engine, args.adapter.as_deref(), &limits)?;
     let kind = match runtime.engine() {
         wgpu_attention::Engine::Cpu(_) => Kind::Cpu,
         wgpu_attention::Engine::Gpu(engine) if engine.device().0.adapter_info().device_type == DeviceType::Cpu => {
@@ -171,7 +176,8 @@ fn open(args: &Args) -> Result<Target, Failure> {
         }
         _ => None,
     };
-    Ok(Target { name: runtime.describe(), runtime, kind, clock, tune: args.tune, seconds })
+    let name = runtime.describe() + if args.checked { ", bounds checks on" } else { "" };
+    Ok(Target { name, runtime, kind, clock, checked: args.checked, tune: args.tune, seconds })
 }
 
 fn ceilings(target: &Target) -> Result<Ceilings, Failure> {
@@ -185,7 +191,7 @@ fn head(target: &Target, ceilings: &Ceilings) {
     out::line(&target.name);
     out::line(format!("ceilings measured now: {ceilings}"));
     if target.kind != Kind::Cpu {
-        out::line("bounds checks of shaders: off");
+        out::line(format!("bounds checks of shaders: {}", if target.checked { "on" } else { "off" }));
     }
     out::line("");
 }

@@ -11,6 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::root;
 
+/// Those that take longest start first, so that none of them is left for the end.
+const FIRST: [&str; 6] = ["golden", "operators", "conformance", "streams", "searches", "scan_chunks_channel"];
+
 /// Builds the tests of the package, runs them (`cargo test` with the same meaning, but not the documentation's), as many programs at a time as
 /// there are processors.
 pub fn test(arguments: &[&str]) -> Result<()> {
@@ -32,7 +35,16 @@ pub fn binaries(arguments: &[&str]) -> Result<Vec<PathBuf>> {
         let executable = line.split_once("\"executable\":\"")?.1.split_once('"')?.0;
         profile.contains("\"test\":true").then(|| PathBuf::from(executable))
     };
-    Ok(messages.lines().filter_map(path).collect())
+    let mut tests: Vec<PathBuf> = messages.lines().filter_map(path).collect();
+    let rank = |test: &PathBuf| {
+        let name = test.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        FIRST
+            .iter()
+            .position(|first| name.rsplit_once('-').is_some_and(|(name, _)| name == *first))
+            .unwrap_or(FIRST.len())
+    };
+    tests.sort_by_key(rank);
+    Ok(tests)
 }
 
 /// Runs all of them, whatever fails; each one's output appears whole when it ends.

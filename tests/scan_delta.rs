@@ -56,9 +56,9 @@ fn check_within(title: &str, variant: &dyn Variant, call: &Inputs, matrix: bool,
 fn odd_sizes_and_shared_heads() {
     for size in [[1, 1, 1, 32, 32, 32], [2, 4, 2, 67, 20, 24], [1, 2, 1, 100, 128, 40]] {
         for half in [true, false] {
-            // Matrices of 8 x 8 at D = 128 are more text than LLVM compiles in minutes.
+            // The deeper ones by 8 x 8 matrices are more text than LLVM compiles in minutes; the bench rows check them on a GPU.
             let mut size = size;
-            size[4] = if half { size[4].min(64) } else { size[4] };
+            size[4] = if half { size[4].min(32) } else { size[4] };
             let title = format!("{size:?} half {half}");
             let call = inputs(size, half);
             check(&title, &GatedDeltaNet::default(), &call, half);

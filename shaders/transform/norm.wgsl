@@ -1,7 +1,6 @@
 // RMS norm of rows without weights, times the activation of a gate.
 //
-// One workgroup: WORKGROUP / 16 rows, 16 threads a row, each for every 16th vec4: of up to HELD it keeps what it read. Workgroup memory: 0.5 KiB.
-// Barriers: 1.
+// One workgroup: WORKGROUP / 16 rows, 16 threads a row, each for every 16th vec4. Workgroup memory: 0.5 KiB. Barriers: 1.
 
 const LANES: u32 = 16u;
 
@@ -24,46 +23,31 @@ fn kernel(group: u32, lane: u32) {
     let out = args.out_offset + b * args.out_s0 + h * args.out_s1 + i * args.out_s2;
     let gates = args.gate_offset + b * args.gate_s0 + (h / args.gate_share) * args.gate_s1 + i * args.gate_s2;
 
-    // Without a branch, so that all are in flight.
-    var held = array<x_raw, HELD>();
-    for (var n = 0u; n < HELD; n++) { // unroll
-        held[n] = x_raw4(base, (part + n * LANES) * 4u, args.width);
-    }
     var own = 0.0;
-    for (var n = 0u; n < HELD; n++) { // unroll
-        let x = x_real(held[n]);
-        own += select(0.0, dot(x, x), (part + n * LANES) * 4u < args.width);
-    }
-    for (var d = (part + HELD * LANES) * 4u; d < args.width; d += LANES * 4u) {
+    for (var d = part * 4u; d < args.width; d += LANES * 4u) {
         let x = x_load4(base, d, args.width);
         own += dot(x, x);
     }
     parts[lane] = own;
     workgroupBarrier();
     var sum = 0.0;
-    for (var n = 0u; n < LANES; n++) { // unroll
+    for (var n = 0u; n < LANES; n++) {
         sum += parts[lane - part + n];
     }
     let mean = sum / f32(args.width) + args.eps;
     // A row of zeros without eps.
     let factor = select(args.scale / sqrt(mean), 0.0, mean == 0.0);
     if (valid) {
-        for (var n = 0u; n < HELD; n++) { // unroll
-            let d = (part + n * LANES) * 4u;
-            if (d < args.width) {
-                out_store4(out, d, args.width, gated(gates, d, x_real(held[n]) * factor));
+        for (var d = part * 4u; d < args.width; d += LANES * 4u) {
+            var x = x_load4(base, d, args.width) * factor;
+            if (GATED) {
+                let gate = gate_load4(gates, d, args.width);
+                x *= sigmoid(gate);
+                if (SILU) {
+                    x *= gate;
+                }
             }
-        }
-        for (var d = (part + HELD * LANES) * 4u; d < args.width; d += LANES * 4u) {
-            out_store4(out, d, args.width, gated(gates, d, x_load4(base, d, args.width) * factor));
+            out_store4(out, d, args.width, x);
         }
     }
-}
-
-fn gated(gates: u32, d: u32, x: vec4<f32>) -> vec4<f32> {
-    if (!GATED) {
-        return x;
-    }
-    let gate = gate_load4(gates, d, args.width);
-    return x * sigmoid(gate) * select(vec4<f32>(1.0), gate, SILU);
 }

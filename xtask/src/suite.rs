@@ -43,6 +43,9 @@ pub fn binaries(arguments: &[&str]) -> Result<Vec<PathBuf>> {
             .position(|first| name.rsplit_once('-').is_some_and(|(name, _)| name == *first))
             .unwrap_or(FIRST.len())
     };
+    if tests.is_empty() {
+        bail!("cargo named no test program");
+    }
     tests.sort_by_key(rank);
     Ok(tests)
 }

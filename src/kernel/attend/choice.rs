@@ -105,7 +105,7 @@ fn tile(op: &Attend, [width, rows]: [usize; 2], floats: bool, small: bool, why: 
             ("VALUE_UNROLL", unroll.min(keys) as u32),
             ("SPREAD", if ahead && columns == 8 { 4 } else { 1 }),
             ("EARLY", u32::from(ahead)),
-            // A second text for tiles without masks; with halves it was slower, which take more text to convert.
+            // A second text for tiles without masks; with halves it was slower.
             ("APART", u32::from(floats && !small && each == 8)),
         ],
         imports: vec!["attend/tile_keys", "attend/tile_stage", "attend/tile_scores"],

@@ -17,10 +17,6 @@ pub(super) const TABLES: [(&str, ScalarType); 5] = [
     ("position", ScalarType::F32),
 ];
 
-/// Invocations of a row of `norm`, and vec4 of it that one keeps.
-const LANES: usize = 16;
-const HELD: usize = 4;
-
 /// (B, H, L, width) of a role.
 pub(super) fn shape(kernel: &dyn Kernel, io: &Io, role: &str) -> Result<[usize; 4]> {
     let found = &io.get(role).layout.shape;
@@ -97,7 +93,6 @@ pub(super) fn norm(op: &Norm, io: &Io, caps: &Caps) -> Result<Launch> {
     Ok(builder(op, "transform/norm", io, caps, x)
         .switch("GATED", io.find("gate").is_some())
         .switch("SILU", op.gate == Gate::Silu)
-        .constant("HELD", x[3].div_ceil(4 * LANES).clamp(1, HELD) as u32)
         .u32("width", x[3])
         .u32("gate_share", x[1] / gate)
         .f32("eps", op.eps)

@@ -41,18 +41,18 @@ fn check(title: &str, variant: &dyn Variant, call: &Inputs, entries: &[&str]) {
     }
 }
 
-const WHOLE: &[&str] = &["scan/chunks", "scan/matrix"];
+const AT_ONCE: &[&str] = &["scan/sums", "scan/carry", "scan/reads"];
+const RECORDS: &[&str] = &["scan/chunks", "scan/matrix"];
 const CHANNELS: &[&str] = &["scan/chunks_channel", "scan/matrix"];
-const SEGMENTS: &[&str] = &["scan/chunks", "scan/carry", "scan/matrix"];
 
 #[test]
 fn odd_sizes_and_shared_heads() {
     for size in [[1, 1, 1, 32, 32, 32], [2, 4, 2, 63, 20, 24]] {
         let title = format!("{size:?}");
-        check(&title, &LightningAttention::default(), &inputs(size), WHOLE);
+        check(&title, &LightningAttention::default(), &inputs(size), AT_ONCE);
         let plain = LinearAttention { phi: FeatureMap::Identity, normalise: false, ..Default::default() };
-        check(&title, &plain, &inputs(size), WHOLE);
-        check(&title, &LinearAttention::default(), &inputs(size), WHOLE);
+        check(&title, &plain, &inputs(size), AT_ONCE);
+        check(&title, &LinearAttention::default(), &inputs(size), AT_ONCE);
     }
 }
 
@@ -60,19 +60,21 @@ fn odd_sizes_and_shared_heads() {
 fn states_masks_and_positions() {
     let [b, h, l, d, dv] = [2, 2, 75, 24, 32];
     let call = inputs([b, h, h, l, d, dv]).with("state", random(&[b, h, d, dv], 7));
-    check("state", &LightningAttention::default(), &call, WHOLE);
-    check("retention", &Retention::default(), &call.clone().with("gate", random(&[b, h, l, dv], 8)), WHOLE);
+    check("state", &LightningAttention::default(), &call, AT_ONCE);
+    check("retention", &Retention::default(), &call.clone().with("gate", random(&[b, h, l, dv], 8)), RECORDS);
     let flags = (0..b * l).map(|n| u8::from(n % 5 != 2)).collect::<Vec<_>>();
     let mask = HostTensor::new(&[b, l], flags).expect("a mask");
     let z = HostTensor::from_fn(&[b, h, d], |n| 1.0 + n as f32 % 3.0);
-    check("mask", &LinearAttention::default(), &call.with("key_mask", mask).with("z", z), WHOLE);
+    check("mask", &LinearAttention::default(), &call.with("key_mask", mask).with("z", z), AT_ONCE);
 }
 
 #[test]
 fn segments() {
     let size = [1, 2, 1, 2100, 32, 32];
-    check("lightning", &LightningAttention::default(), &inputs(size), SEGMENTS);
-    check("linear", &LinearAttention::default(), &inputs(size), SEGMENTS);
+    check("lightning", &LightningAttention::default(), &inputs(size), AT_ONCE);
+    check("linear", &LinearAttention::default(), &inputs(size), AT_ONCE);
+    let records = ["scan/chunks", "scan/carry", "scan/matrix"];
+    check("retention", &Retention::default(), &inputs([1, 2, 2, 2100, 32, 32]), &records);
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn large_and_small_states() {
             .with("k", HostTensor::from_fn(&[1, 1, l, d], |n| k * (1.0 + (n % 7) as f32 * 0.1)).to_f16())
             .with("v", HostTensor::from_fn(&[1, 1, l, dv], |n| v * (1.0 + (n % 5) as f32 * 0.1)).to_f16());
         let plain = LinearAttention { phi: FeatureMap::Identity, normalise: false, ..Default::default() };
-        check(&format!("keys {k}, values {v}"), &plain, &call, WHOLE);
+        check(&format!("keys {k}, values {v}"), &plain, &call, AT_ONCE);
     }
 }
 
@@ -119,7 +121,7 @@ fn rows_are_made_where_the_records_are() {
     let size @ [b, h, _, l, d, dv] = [1, 4, 2, 70, 24, 16];
     let call = inputs(size);
     let Some(found) = stages(&LinearAttention::default(), &call) else { return };
-    assert_eq!(found, ["scan.chunks", "scan.chunked"]);
+    assert_eq!(found, ["scan.sums", "scan.carry", "scan.reads"]);
     // A table of cosines and sines is made of one row a position.
     let found = stages(&Retention::default(), &inputs([b, h, h, l, d, dv]));
     assert_eq!(found.expect("a plan")[..3], ["transform.rotary", "scan.chunks", "scan.chunked"]);
@@ -127,17 +129,23 @@ fn rows_are_made_where_the_records_are() {
     assert_eq!(stages(&DeltaNet::default(), &delta).expect("a plan"), ["scan.chunks", "scan.chunked"]);
     for phi in [FeatureMap::Relu, FeatureMap::Silu, FeatureMap::Exp] {
         let variant = LinearAttention { phi, normalise: false, ..Default::default() };
-        check(&format!("{phi:?}"), &variant, &inputs(size), WHOLE);
+        check(&format!("{phi:?}"), &variant, &inputs(size), AT_ONCE);
     }
-    check("turned", &Retention { offset: 1000, ..Default::default() }, &inputs([b, h, h, l, d, dv]), WHOLE);
+    check("turned", &Retention { offset: 1000, ..Default::default() }, &inputs([b, h, h, l, d, dv]), RECORDS);
 }
 
 #[test]
-fn records_of_stretches() {
+fn scratch_of_stretches() {
+    stretches([1, 2, 150, 24, 16], 40 << 10, "scan.chunks");
+    // Six segments a stretch: a pair of records is what has to fit.
+    stretches([1, 1, 3100, 24, 16], 12 << 10, "scan.sums");
+}
+
+/// Three stretches, where scratch of 64 tokens' records or of six segments' states fits `binding`.
+fn stretches([b, h, l, d, dv]: [usize; 5], binding: u64, first: &str) {
     use wgpu_attention::caps::Caps;
     use wgpu_attention::plan::PlanBuilder;
     use wgpu_attention::{Problem, Spec};
-    let [b, h, l, d, dv] = [1, 2, 150, 24, 16];
     let state = random(&[b, h, d, dv], 7);
     let flags = (0..b * l).map(|n| u8::from(n % 5 != 2)).collect::<Vec<_>>();
     let mask = HostTensor::new(&[b, l], flags).expect("a mask");
@@ -152,17 +160,16 @@ fn records_of_stretches() {
         (&GatedLinearAttention::default(), &channels),
         (&DeltaNet::default(), &delta),
     ];
-    for (variant, call) in cases {
-        let cpu = Runtime::cpu().call_blocking(variant, call).expect("a result");
+    for (variant, call) in if first == "scan.sums" { &cases[..1] } else { &cases[1..] } {
+        let cpu = Runtime::cpu().call_blocking(*variant, call).expect("a result");
         for (name, runtime) in matrix_engines() {
             let specs = call.iter().map(|(n, t)| (n, Spec { dtype: t.dtype(), shape: t.shape().to_vec() }));
-            let problem = Problem::new(variant, specs).expect("a problem");
-            // Room for the records of 64 tokens.
-            let caps = Caps { max_binding: 40 << 10, ..runtime.caps() };
+            let problem = Problem::new(*variant, specs).expect("a problem");
+            let caps = Caps { max_binding: binding, ..runtime.caps() };
             let mut builder = PlanBuilder::new(&problem).on(&caps);
             variant.plan(&problem, &mut builder).expect("a plan");
             let plan = builder.finish().expect("a plan");
-            let made = plan.stages.iter().filter(|s| s.op.kernel().name() == "scan.chunks").count();
+            let made = plan.stages.iter().filter(|s| s.op.kernel().name() == first).count();
             assert_eq!(made, 3, "{variant:?}");
             let prepared = pollster::block_on(runtime.prepare(plan)).expect("a prepared plan");
             let outputs = runtime.run(&prepared, call).expect("a run");

@@ -191,9 +191,9 @@ fn keys_of_scans_by_matrices_validate_and_translate() {
     use wgpu_attention::variants::linear::{DeltaNet, GatedDeltaNet, GatedLinearAttention, LinearAttention, Retention};
     let decays = [&["log_decay"][..], &[]];
     let variants: [(&dyn wgpu_attention::Variant, &[&str], &str); 5] = [
-        (&LinearAttention::default(), &["key_mask", "state", "z"], "scan/matrix"),
+        (&LinearAttention::default(), &["key_mask", "state", "z"], "scan/reads"),
         (&Retention::default(), &["gate"], "scan/matrix"),
-        (&GatedLinearAttention::default(), decays[1], "scan/matrix"),
+        (&GatedLinearAttention::default(), decays[0], "scan/matrix"),
         (&DeltaNet::default(), decays[1], "scan/delta"),
         (&GatedDeltaNet::default(), decays[0], "scan/delta"),
     ];
@@ -204,6 +204,7 @@ fn keys_of_scans_by_matrices_validate_and_translate() {
                 let sizes =
                     [("B", 1), ("H", 4), ("L", length), ("D", depth), ("Dv", width)].map(|(n, s)| (n.to_owned(), s));
                 let problem = Problem::from_sizes(variant, &sizes, true, given).expect("a problem");
+                let problem = if entry == "scan/matrix" { channels(&problem, variant) } else { problem };
                 let mut builder = PlanBuilder::new(&problem).on(&caps);
                 variant.plan(&problem, &mut builder).expect("a plan");
                 let plan = builder.finish().expect("a plan");
@@ -220,6 +221,16 @@ fn keys_of_scans_by_matrices_validate_and_translate() {
             }
         }
     }
+}
+
+/// The same with a log decay a channel.
+fn channels(problem: &Problem, variant: &dyn wgpu_attention::Variant) -> Problem {
+    let key = problem.input("k").expect("keys").shape.clone();
+    let specs = problem.inputs().map(|(name, spec)| match name {
+        "log_decay" => (name, wgpu_attention::Spec { shape: key.clone(), dtype: spec.dtype }),
+        _ => (name, spec.clone()),
+    });
+    Problem::new(variant, specs).expect("a problem")
 }
 
 /// Parses, validates and translates a text for cooperative matrices; bytes of workgroup memory.

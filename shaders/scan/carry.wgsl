@@ -29,10 +29,14 @@ fn kernel(group: u32, lane: u32) {
     for (var first = 0u; first < args.segments; first += AHEAD) {
         var sums = array<vec4<f32>, AHEAD>();
         var factors = array<f32, AHEAD>();
+        var zs = array<f32, AHEAD>();
         for (var n = 0u; n < AHEAD; n++) { // unroll
             if (first + n < args.segments) {
                 sums[n] = state_load4(row + (first + n) * args.state_s1, column, args.width);
                 factors[n] = total_load(total_at + (first + n) * args.total_s1);
+                if (counts) {
+                    zs[n] = z_load(z_at + (first + n) * args.z_s1);
+                }
             }
         }
         for (var n = 0u; n < AHEAD; n++) { // unroll
@@ -40,11 +44,14 @@ fn kernel(group: u32, lane: u32) {
                 state_store4(row + (first + n) * args.state_s1, column, args.width, x);
                 x = select(x, factors[n] * x, DECAY) + sums[n];
                 if (counts) {
-                    let sum = z_load(z_at + (first + n) * args.z_s1);
                     z_store(z_at + (first + n) * args.z_s1, z);
-                    z = select(z, factors[n] * z, DECAY) + sum;
+                    z = select(z, factors[n] * z, DECAY) + zs[n];
                 }
             }
         }
+    }
+    end_store4(args.end_offset + batch * args.end_s0 + head * args.end_s1 + d * args.end_s2, column, args.width, x);
+    if (counts) {
+        z_end_store(args.z_end_offset + batch * args.z_end_s0 + head * args.z_end_s1 + d * args.z_end_s2, z);
     }
 }

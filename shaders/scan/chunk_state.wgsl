@@ -13,6 +13,7 @@ const CHANNELS: u32 = DEPTH_TILES * N;
 const DEPTH_EACH: u32 = DEPTH_TILES / SUBGROUPS;
 const EACH: u32 = (MATRIX + LANES - 1u) / LANES;              // vec4 of a matrix a lane
 const OWNED: u32 = DEPTH_EACH * COLUMN_TILES;
+const SCALED: u32 = OWNED * EACH;
 // Where the parts of a record begin, in vec4.
 const TALL: u32 = CHUNK * CHANNELS / 4u;
 const SQUARE: u32 = CHUNK * CHUNK / 4u;
@@ -27,8 +28,7 @@ const PATCH: u32 = MATRIX;
 const V_PARTS: u32 = CHUNK * COLUMNS;
 const V_EACH: u32 = (V_PARTS + WORKGROUP - 1u) / WORKGROUP;
 const V_TILE: u32 = CHUNK * STRIDE - PAD;
-// Of a chunk's marks: decays and, for z, sums of keys and of rows of A.
-const MARKS4: u32 = (CHANNELS + select(0u, CHANNELS + CHUNK, HAS_Z)) / 4u;
+// Of a chunk's marks, MARKS4 vec4: decays and, for z, sums of keys and of rows of A.
 const MARKS_EACH: u32 = (MARKS4 + WORKGROUP - 1u) / WORKGROUP;
 
 var<workgroup> state_tile: array<vec4<f16>, CHANNELS * STRIDE - PAD>;
@@ -100,40 +100,11 @@ fn mark_of(which: u32, i: u32) -> f32 {
     return marks_tile[which * MARKS4 + i / 4u][i % 4u];
 }
 
-// The largest size of a subgroup's rows, as bits, which are ordered as the numbers are. What is not finite is negative here: a scale for it
-// would leave the other columns nothing. By exchanges: the maximum of a subgroup was a call to a driver, around which all registers moved.
-fn top_of(x: array<vec4<f32>, OWNED * EACH>) -> i32 {
-    var most = vec4<i32>();
-    for (var i = 0u; i < OWNED * EACH; i++) { // unroll
-        most = max(most, bitcast<vec4<i32>>((bitcast<vec4<u32>>(x[i]) & vec4<u32>(0x7fffffffu)) + vec4<u32>(0x00800000u)));
-    }
-    var top = max(max(most.x, most.y), max(most.z, most.w));
-    top = max(top, subgroupShuffleXor(top, 1u));
-    top = max(top, subgroupShuffleXor(top, 2u));
-    if (LANES > 4u) {
-        top = max(top, subgroupShuffleXor(top, 4u));
-    }
-    if (LANES > 8u) {
-        top = max(top, subgroupShuffleXor(top, 8u));
-    }
-    if (LANES > 16u) {
-        top = max(top, subgroupShuffleXor(top, 16u));
-    }
-    if (LANES > 32u) {
-        top = max(top, subgroupShuffleXor(top, 32u));
-    }
-    return top;
-}
-
-// The power of two that brings the largest number of all rows to [1024, 2048). Products that it scales stay within f32.
+// The power of two for all rows of the state.
 fn power_of_tops() -> i32 {
     var top = 0;
     for (var i = 0u; i < SUBGROUPS; i++) { // unroll
         top = max(top, tops[i]);
     }
-    return clamp(138 - (top >> 23u), -50, 50);
-}
-
-fn two_to(power: i32) -> f32 {
-    return bitcast<f32>(u32(power + 127) << 23u);
+    return power_of(top);
 }

@@ -1,12 +1,4 @@
-// What the forms of the scan that read keys and queries themselves share, beside scan/state: their addresses, tokens, decay.
-
-fn q_row(t: Tile, i: u32) -> u32 {
-    return args.q_offset + t.batch * args.q_s0 + (t.head / args.q_share) * args.q_s1 + i * args.q_s2;
-}
-
-fn k_row(t: Tile, j: u32) -> u32 {
-    return args.k_offset + t.batch * args.k_s0 + (t.head / args.k_share) * args.k_s1 + j * args.k_s2;
-}
+// What the portable forms of the scan share, beside scan/state and scan/addresses: tokens, decay.
 
 fn g_row(t: Tile, j: u32) -> u32 {
     return args.g_offset + t.batch * args.g_s0 + (t.head / args.g_share) * args.g_s1 + j * args.g_s2;

@@ -41,25 +41,6 @@ fn z_row(t: Tile) -> u32 {
     return args.z_offset + t.batch * args.z_s0 + place(t, args.parts_out) * args.z_s1;
 }
 
-// Four columns of a row of the state before.
-fn state_before(t: Tile, d: u32, column: u32) -> vec4<f32> {
-    if (!STATE_TABLE) {
-        return state_in_load4(old_row(t, d), column, args.width);
-    }
-    var x = vec4<f32>();
-    for (var n = 0u; n < 4u; n++) {
-        if (column + n < args.width) {
-            x[n] = s_in(At(t.batch, place(t, args.parts_in), d, 0, i32(column + n)));
-        }
-    }
-    return x;
-}
-
-// z before, channel d.
-fn z_before(t: Tile, d: u32) -> f32 {
-    return z_in(At(t.batch, place(t, args.parts_in), 0u, 0, i32(d)));
-}
-
 // Where the product of the segment's decays goes.
 fn total_row(t: Tile) -> u32 {
     return args.total_offset + t.batch * args.total_s0 + place(t, args.parts_out) * args.total_s1;

@@ -6,7 +6,7 @@ use crate::caps::Tier;
 use crate::error::Result;
 use crate::kernel::Op;
 use crate::kernel::key::ScalarType;
-use crate::kernel::scan::{CHUNK, Carry, Chunked, Chunks, Decay, Divide, Pass};
+use crate::kernel::scan::{self, CHUNK, Carry, Chunked, Chunks, Decay, Divide, Pass, Reads, Rows, Sums, padded_state};
 use crate::plan::{Plan, Ref, Slot, SlotRole, Stage};
 use crate::tensor::{DType, HostTensor, Inputs, Layout};
 
@@ -14,6 +14,8 @@ use crate::tensor::{DType, HostTensor, Inputs, Layout};
 const SEGMENT: usize = 64;
 /// The last segment and its last chunk are not full.
 const TOKENS: usize = 2 * SEGMENT + 43;
+/// The same where all segments are read at once.
+const TOKENS_AT_ONCE: usize = scan::SEGMENT + 75;
 const SCALE: f32 = 0.25;
 
 impl GpuEngine {
@@ -21,15 +23,15 @@ impl GpuEngine {
         let number = |name: &str| of.iter().find(|(n, _)| *n == name).map_or(1, |(_, v)| *v as usize);
         let side = self.gpu.caps.matrix.unwrap_or(8) as usize;
         let decay = [Decay::None, Decay::Scalar, Decay::Channel][number("DECAY").min(2)];
-        let problem = Problem::new(
-            number("DEPTH_TILES") * side,
-            number("COLUMNS") * 4,
-            decay,
-            number("DELTA") == 1,
-            number("NORM") > 1,
-            number("DIVIDE") > 0,
-        );
-        let plan = problem.plan();
+        let at_once = of.iter().any(|(name, _)| *name == "SEGMENT");
+        let (depth, divide) = (number("DEPTH_TILES") * side, number("DIVIDE") > 0);
+        let (width, z) = match at_once {
+            true => (number("VALUE_TILES") * side, of.contains(&("Z", 1)) || divide),
+            false => (number("COLUMNS") * 4, number("NORM") > 1),
+        };
+        let tokens = if at_once { TOKENS_AT_ONCE } else { TOKENS };
+        let problem = Problem::new([tokens, depth, width], decay, !at_once && number("DELTA") == 1, z, divide);
+        let plan = if at_once { problem.plan_at_once() } else { problem.plan() };
         let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
         // Stages that are not known yet are right together, so they are lent the verdict for this run.
         let mut lent = Vec::new();
@@ -76,7 +78,7 @@ struct Problem {
 const NAMES: [&str; 6] = ["q", "k", "v", "gates", "weights", "before"];
 
 impl Problem {
-    fn new(depth: usize, width: usize, decay: Decay, delta: bool, z: bool, divide: bool) -> Self {
+    fn new([tokens, depth, width]: [usize; 3], decay: Decay, delta: bool, z: bool, divide: bool) -> Self {
         let mut next = numbers();
         let mut tensor = |shape: [usize; 4], by: f32, more: f32| HostTensor::from_fn(&shape, |_| by * next() + more);
         // Positive pairs, so that a divisor is no small difference; for the delta rule keys of about unit length that have much in common, so that
@@ -84,11 +86,11 @@ impl Problem {
         let (by, more) = if delta { ((depth as f32).powf(-0.5), 0.7 * (depth as f32).powf(-0.5)) } else { (1.0, 1.25) };
         let channels = if decay == Decay::Channel { depth } else { 1 };
         let tensors = [
-            tensor([1, 1, TOKENS, depth], 1.0, 1.25).to_f16(),
-            tensor([1, 1, TOKENS, depth], by, more).to_f16(),
-            tensor([1, 1, TOKENS, width], 1.0, 0.0).to_f16(),
-            tensor([1, 1, TOKENS, channels], 0.1, -0.1),
-            tensor([1, 1, TOKENS, 1], 0.4, 0.6),
+            tensor([1, 1, tokens, depth], 1.0, 1.25).to_f16(),
+            tensor([1, 1, tokens, depth], by, more).to_f16(),
+            tensor([1, 1, tokens, width], 1.0, 0.0).to_f16(),
+            tensor([1, 1, tokens, channels], 0.1, -0.1),
+            tensor([1, 1, tokens, 1], 0.4, 0.6),
             tensor([1, 1, depth, width], 1.0, 0.0),
         ];
         Problem { tensors, decay, delta, z, divide }
@@ -98,26 +100,65 @@ impl Problem {
         NAMES.iter().zip(&self.tensors).fold(Inputs::new(), |all, (name, x)| all.with(name, x))
     }
 
-    fn sizes(&self) -> [usize; 2] {
-        [1, 2].map(|n: usize| self.tensors[n].shape()[3])
+    /// L, D, Dv.
+    fn sizes(&self) -> [usize; 3] {
+        [(1, 2), (1, 3), (2, 3)].map(|(n, axis): (usize, usize)| self.tensors[n].shape()[axis])
+    }
+
+    /// The stages where all segments are read at once.
+    fn plan_at_once(&self) -> Plan {
+        let mut slots: Vec<Slot> = Vec::new();
+        let mut slot = |name: &str, role, dtype, shape: &[usize]| add_slot(&mut slots, name, role, dtype, shape);
+        let [tokens, depth, width] = self.sizes();
+        let given: Vec<Ref> =
+            NAMES.iter().zip(&self.tensors).map(|(n, x)| slot(n, SlotRole::Input, x.dtype(), x.shape())).collect();
+        let [q, k, v, gates, weights, before] = [0, 1, 2, 3, 4, 5].map(|n: usize| given[n].clone());
+        let out = slot("out", SlotRole::Output, DType::F32, &[1, 1, tokens, width]);
+        let end = slot("state", SlotRole::Output, DType::F32, &[1, 1, depth, width]);
+        let z_end = self.z.then(|| slot("z", SlotRole::Output, DType::F32, &[1, 1, depth]));
+        let parts = tokens.div_ceil(scan::SEGMENT);
+        let [rows, columns] = padded_state(depth, width);
+        let mut scratch = |name: &str, shape: &[usize]| slot(name, SlotRole::Transient, DType::F32, shape);
+        let state = scratch("states", &[1, parts, rows, columns]);
+        let z = self.z.then(|| scratch("z_states", &[1, parts, depth]));
+        let total = (self.decay == Decay::Scalar).then(|| scratch("total", &[1, parts, 1]));
+        let ends: Vec<_> =
+            [("z", z.clone()), ("total", total)].into_iter().filter_map(|(n, r)| Some((n, r?))).collect();
+        let mut tables = vec![("w", weights, ScalarType::F32)];
+        tables.extend((self.decay == Decay::Scalar).then_some(("g_scalar", gates, ScalarType::F32)));
+
+        let (decay, divide) = (self.decay, if self.divide { Divide::Sum(0.0) } else { Divide::None });
+        let sums = Op::Sums(Sums { decay, k: Rows::Given });
+        let mut list = vec![("k", k.clone()), ("v", v.clone()), ("state", state.clone())];
+        list.extend(ends.clone());
+        let mut stages = vec![(sums, list, tables.clone())];
+        let mut list =
+            vec![("state", state.narrow(2, 0, depth).narrow(3, 0, width)), ("state_in", before), ("end", end)];
+        list.extend(ends);
+        list.extend(z_end.map(|z| ("z_end", z)));
+        stages.push((Op::Carry(Carry { segments: parts }), list, vec![]));
+        tables.extend(z.filter(|_| self.divide).map(|z| ("z_in", z.insert(2), ScalarType::F32)));
+        let reads = Op::Reads(Reads { decay, scale: SCALE, divide, q: Rows::Given, k: Rows::Given });
+        stages.push((reads, vec![("q", q), ("k", k), ("v", v), ("state_in", state), ("out", out)], tables));
+        self_test_plan(slots, stages)
     }
 
     fn plan(&self) -> Plan {
         let mut slots: Vec<Slot> = Vec::new();
         let mut slot = |name: &str, role, dtype, shape: &[usize]| add_slot(&mut slots, name, role, dtype, shape);
-        let [depth, width] = self.sizes();
+        let [tokens, depth, width] = self.sizes();
         let given: Vec<Ref> =
             NAMES.iter().zip(&self.tensors).map(|(n, x)| slot(n, SlotRole::Input, x.dtype(), x.shape())).collect();
         let take = |n: usize| given[n].clone();
-        let out = slot("out", SlotRole::Output, DType::F32, &[1, 1, TOKENS, width]);
+        let out = slot("out", SlotRole::Output, DType::F32, &[1, 1, tokens, width]);
         let state_after = slot("state", SlotRole::Output, DType::F32, &[1, 1, depth, width]);
         let z = self.z.then(|| slot("z", SlotRole::Output, DType::F32, &[1, 1, depth]));
         let mut scratch = |name: &str, dtype, shape: &[usize]| slot(name, SlotRole::Transient, dtype, shape);
         let made = Chunks::new(self.decay, self.delta, SCALE);
-        let count = TOKENS.div_ceil(CHUNK);
+        let count = tokens.div_ceil(CHUNK);
         let chunks = scratch("chunks", DType::F16, &[1, 1, count, Chunks::record(self.delta, depth)]);
         let marks = scratch("marks", DType::F32, &[1, 1, count, Chunks::marks(depth)]);
-        let parts = TOKENS.div_ceil(SEGMENT);
+        let parts = tokens.div_ceil(SEGMENT);
         let cut = !self.delta;
         let channels = if self.decay == Decay::Channel { depth } else { 1 };
         let sums = cut.then(|| scratch("sums", DType::F32, &[1, parts, depth, width]));
@@ -155,22 +196,14 @@ impl Problem {
         } else {
             stages.push((chunked(Pass::Whole, divide), all(&before), vec![]));
         }
-        let stage =
-            |(op, bindings, tables)| Stage { label: "self-test".into(), op, bindings, tables, hooks: Vec::new() };
-        Plan {
-            variant: "self-test",
-            slots,
-            stages: stages.into_iter().map(stage).collect(),
-            notes: Vec::new(),
-            portable: None,
-        }
+        self_test_plan(slots, stages)
     }
 
     fn definition(&self) -> Vec<Vec<f64>> {
         let [q, k, v, gates, weights, before] = self.tensors.each_ref().map(HostTensor::to_f64);
-        let [depth, width] = self.sizes();
-        let (mut state, mut z, mut out) = (before, vec![0.0; depth], vec![0.0; TOKENS * width]);
-        for t in 0..TOKENS {
+        let [tokens, depth, width] = self.sizes();
+        let (mut state, mut z, mut out) = (before, vec![0.0; depth], vec![0.0; tokens * width]);
+        for t in 0..tokens {
             let (query, key) = (&q[t * depth..][..depth], &k[t * depth..][..depth]);
             for d in 0..depth {
                 let decay = match self.decay {
@@ -194,5 +227,18 @@ impl Problem {
         let mut all = vec![out, state];
         all.extend(self.z.then_some(z));
         all
+    }
+}
+
+type Bound = (Op, Vec<(&'static str, Ref)>, Vec<(&'static str, Ref, ScalarType)>);
+
+fn self_test_plan(slots: Vec<Slot>, stages: Vec<Bound>) -> Plan {
+    let stage = |(op, bindings, tables)| Stage { label: "self-test".into(), op, bindings, tables, hooks: Vec::new() };
+    Plan {
+        variant: "self-test",
+        slots,
+        stages: stages.into_iter().map(stage).collect(),
+        notes: Vec::new(),
+        portable: None,
     }
 }

@@ -41,6 +41,10 @@ pub enum Op {
     Chunks(scan::Chunks),
     /// The linear recurrence over chunks, by matrices.
     Chunked(scan::Chunked),
+    /// What each segment of tokens adds to the state, by matrices.
+    Sums(scan::Sums),
+    /// What the queries of all segments read, by matrices.
+    Reads(scan::Reads),
     /// The elementwise recurrence.
     Selective(scan::Selective),
     /// A network that learns the tokens.
@@ -70,7 +74,7 @@ pub enum Op {
 impl Op {
     /// Whether no kernel but one of cooperative matrices computes it.
     pub(crate) fn needs_matrices(&self) -> bool {
-        matches!(self, Op::Chunks(_) | Op::Chunked(_))
+        matches!(self, Op::Chunks(_) | Op::Chunked(_) | Op::Sums(_) | Op::Reads(_))
     }
 
     /// The operation as a kernel.
@@ -85,6 +89,8 @@ impl Op {
             Op::Carry(op) => op,
             Op::Chunks(op) => op,
             Op::Chunked(op) => op,
+            Op::Sums(op) => op,
+            Op::Reads(op) => op,
             Op::Selective(op) => op,
             Op::Memory(op) => op,
             Op::Solve(op) => op,

@@ -15,13 +15,21 @@ pub(super) fn unroll(text: &str, consts: &[(&'static str, Const)]) -> String {
             names.insert((*name).to_owned(), *n);
         }
     }
-    for line in text.lines() {
-        // const NAME: u32 = EXPRESSION;
-        let Some((name, value)) = line.trim().strip_prefix("const ").and_then(|rest| rest.split_once(": u32 =")) else {
-            continue;
-        };
-        if let Some(n) = value.split(';').next().and_then(|v| evaluate(v, &names)) {
-            names.insert(name.to_owned(), n);
+    // const NAME: u32 = EXPRESSION; where a file may stand before those whose constants it uses.
+    let declared: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("const ")?.split_once(": u32 ="))
+        .filter_map(|(name, value)| Some((name, value.split(';').next()?)))
+        .collect();
+    loop {
+        let known = names.len();
+        for (name, value) in &declared {
+            if let Some(n) = evaluate(value, &names) {
+                names.insert((*name).to_owned(), n);
+            }
+        }
+        if names.len() == known {
+            break;
         }
     }
     split(&expand(text, &names), &names)
@@ -42,7 +50,9 @@ fn expand(text: &str, names: &BTreeMap<String, u32>) -> String {
                 }
             }
             None => {
+                // The mark stays, for a test to see.
                 out.push_str(header);
+                out.push_str(" // unroll");
                 out.push_str(&expand(body, names));
                 out.push('}');
             }

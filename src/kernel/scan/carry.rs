@@ -10,7 +10,8 @@ const WORKGROUP: u32 = 64;
 const TABLES: [(&str, ScalarType); 1] = [("z_in", ScalarType::F32)];
 
 /// In place of what each segment adds, the state at its start: S_0 = state_in, S_{n+1} = total_n S_n + sums_n. Roles state
-/// (B, H S, D, Dv) and z (B, H S, D), read and written; total (B, H S, 1 or D); state_in (B, H, D, Dv); table z_in (B, H, 1, D).
+/// (B, H S, D, Dv) and z (B, H S, D), read and written; total (B, H S, 1 or D); state_in (B, H, D, Dv); table z_in (B, H, 1, D);
+/// end (B, H, D, Dv) and z_end (B, H, D), S_n after the last segment.
 ///
 /// The twin of the scan goes through all tokens in order, so the twin of this one sets the first segment only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +40,13 @@ impl Kernel for Carry {
     }
 
     fn roles(&self) -> &'static [Role] {
-        const ROLES: [Role; 4] = [
+        const ROLES: [Role; 6] = [
             Role::read("total", DType::F32).optional().scalar(),
             Role::read("state_in", DType::F32).optional(),
             Role::write("state", DType::F32),
             Role::write("z", DType::F32).optional().scalar(),
+            Role::write("end", DType::F32).optional(),
+            Role::write("z_end", DType::F32).optional().scalar(),
         ];
         &ROLES
     }
@@ -66,11 +69,17 @@ impl Kernel for Carry {
             .strides("state_in", 4)
             .strides("state", 4)
             .strides("z", 3)
+            .strides("end", 4)
+            .strides("z_end", 3)
             .groups((batch * heads * depth * vectors).div_ceil(WORKGROUP as usize)))
     }
 
     fn twin(&self, io: &mut TwinIo) -> Result<()> {
         let [batch, heads, depth, width] = self.sizes(io.io)?;
+        if io.io.find("end").is_some() {
+            // Only the scan by matrices asks for it.
+            return Err(super::chunks::unserved(self));
+        }
         let before = crate::kernel::reals::Reals::of(io, "state_in");
         let (state, z) = (io.write_f32("state"), io.write_f32("z"));
         let first = |n: usize| (n / heads) * heads * self.segments + n % heads * self.segments;

@@ -125,8 +125,8 @@ impl Kernel for Chunked {
         let (norm, divisors) = (if z { channels } else { 1 }, if divides { workgroup } else { 1 });
         let tiles_of_tokens = if self.delta { 4 } else { 2 };
         let halves = (channels + CHUNK * tiles_of_tokens) * (columns + 8) - 8 * (1 + tiles_of_tokens);
-        let marks = 2 * if z { Chunks::marks(self.depth) } else { channels };
-        let floats = subgroups * slots * side * side + norm + divisors + subgroups + marks;
+        let marks = if z { Chunks::marks(self.depth) } else { channels };
+        let floats = subgroups * slots * side * side + norm + divisors + subgroups + 2 * marks;
         // An invocation has a share of one row's divisor.
         let shares = workgroup.is_multiple_of(CHUNK) && workgroup <= channels / 4 * CHUNK;
         if 2 * halves + 4 * floats > caps.max_workgroup_memory as usize || !shares {
@@ -143,6 +143,7 @@ impl Kernel for Chunked {
             .constant("SLOTS", slots as u32)
             .constant("NORM", norm as u32)
             .constant("DIVISORS", divisors as u32)
+            .constant("MARKS4", (marks / 4) as u32)
             // Numbers, so that the records of each are tested for themselves.
             .constant("DECAY", self.decay as u32)
             .constant("DELTA", u32::from(self.delta))
@@ -151,6 +152,8 @@ impl Kernel for Chunked {
             .switch("CHANNEL", self.decay == Decay::Channel)
             .import(if side == 16 { "attend/matrix_16" } else { "attend/matrix_8" })
             .import("scan/state")
+            .import("scan/state_in")
+            .import("scan/powers")
             .import("scan/chunk_state");
         let builder = if self.delta { builder } else { builder.import("scan/matrix_parts") };
         Ok(super::launch::states(builder, io, self.pass, self.divide, z, [s.heads, s.tokens, self.depth, s.width])

@@ -6,6 +6,7 @@ mod chunks;
 mod launch;
 mod memory;
 mod rows;
+mod segments;
 mod selective;
 mod solve;
 #[cfg(test)]
@@ -18,6 +19,8 @@ pub use chunks::Chunks;
 pub(crate) use chunks::{CHUNK, fits};
 pub use memory::{Act, Memory};
 pub use rows::Rows;
+pub use segments::{Reads, Sums};
+pub(crate) use segments::{SEGMENT, padded_state};
 pub use selective::Selective;
 pub use solve::{By, DEEPEST, Solve};
 

@@ -22,6 +22,11 @@ impl Rows {
         if let Rows::Map(feature) = self { feature.number() } else { 0 }
     }
 
+    /// Whether it reads role `turns`.
+    fn turned(self) -> bool {
+        matches!(self, Rows::Turned(_))
+    }
+
     fn factor(self) -> f32 {
         match self {
             Rows::Norm(norm) => norm.scale,
@@ -37,15 +42,15 @@ impl Rows {
 
 /// What `scan/chunk_rows` reads.
 pub(super) fn rows<'a>(builder: LaunchBuilder<'a>, q: Rows, k: Rows) -> LaunchBuilder<'a> {
-    let (norm, turned) = (|r| matches!(r, Rows::Norm(_)), |r| matches!(r, Rows::Turned(_)));
+    let norm = |r| matches!(r, Rows::Norm(_));
     builder
         .strides("turns", 4)
         .constant("Q_MAP", q.map())
         .constant("K_MAP", k.map())
         .switch("Q_NORM", norm(q))
         .switch("K_NORM", norm(k))
-        .switch("Q_TURN", turned(q))
-        .switch("K_TURN", turned(k))
+        .switch("Q_TURN", q.turned())
+        .switch("K_TURN", k.turned())
         .f32("q_factor", q.factor())
         .f32("k_factor", k.factor())
         .f32("q_eps", q.eps())

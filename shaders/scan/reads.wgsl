@@ -38,8 +38,7 @@ fn kernel(group: u32, lane: u32) {
             let p = lane + m * WORKGROUP;
             let d = p % CHANNELS4 * 4u;
             let row = r * STAGED + p / CHANNELS4;
-            let there = (d < args.depth) & (begin + part + row < args.tokens);
-            let x = select(vec4<f16>(), q_half(begin + part + row, d, rows[m], 1.0), there);
+            let x = query_made(begin + part, row, d, rows[m]);
             rows[m] = query_part(t, begin + part, (r + 1u) % ROUNDS, p);
             if (DIVIDE != 0u) {
                 share_divisor(row, lane, dot(vec4<f32>(x), z));
@@ -108,9 +107,8 @@ fn kernel(group: u32, lane: u32) {
             for (var m = 0u; m < ROUND_LOADS; m++) { // unroll
                 let p = lane + m * WORKGROUP;
                 let d = p % CHANNELS4 * 4u;
-                let row = begin + part + r * STAGED + p / CHANNELS4;
-                let there = (d < args.depth) & (row < args.tokens);
-                tile[p / CHANNELS4 * STRIDE + p % CHANNELS4] = select(vec4<f16>(), q_half(row, d, rows[m], 1.0), there);
+                let x = query_made(begin + part, r * STAGED + p / CHANNELS4, d, rows[m]);
+                tile[p / CHANNELS4 * STRIDE + p % CHANNELS4] = x;
                 if (r + 1u < ROUNDS) {
                     rows[m] = query_part(t, begin + part, r + 1u, p);
                 }

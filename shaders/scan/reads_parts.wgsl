@@ -44,16 +44,9 @@ fn query_part(t: Tile, first: u32, r: u32, n: u32) -> vec4<f16> {
     return q_quad(q_row(t, row), min(n % CHANNELS4 * 4u, args.depth - 4u));
 }
 
-// Past the end the last ones again, so that loads have no branches.
-fn key_part(t: Tile, first: u32, n: u32) -> vec4<f16> {
-    let p = min(n, K_PARTS - 1u);
-    return k_quad(k_row(t, min(first + p / CHANNELS4, args.tokens - 1u)), min(p % CHANNELS4 * 4u, args.depth - 4u));
-}
-
-fn value_part(t: Tile, first: u32, n: u32) -> vec4<f16> {
-    let p = min(n, V_PARTS - 1u);
-    let column = min(t.column + p % COLUMNS4 * 4u, args.width - 4u);
-    return v_quad(v_row(t, min(first + p / COLUMNS4, args.tokens - 1u)), column);
+// Four channels of query `row` of these, made of what was loaded.
+fn query_made(first: u32, row: u32, d: u32, x: vec4<f16>) -> vec4<f16> {
+    return select(vec4<f16>(), q_half(first + row, d, x, 1.0), (d < args.depth) & (first + row < args.tokens));
 }
 
 // `first` is the step's first token in the segment. What is masked may be NaN.

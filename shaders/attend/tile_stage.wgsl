@@ -78,13 +78,38 @@ fn stage_values(lane: u32, whole: bool, v: ptr<function, array<v_raw, V_EACH>>) 
     }
 }
 
-// Of causal rows the last ones see most keys: those of all heads start first, so that none of them is left for the end.
+// Of causal rows the last ones see most keys: those of all heads start first, so that none of them is left for the end. In ranges of keys, tile i
+// of the rows has i - r * share tiles of keys in range r, and at most a share: whole ranges first, then by what they have, empty ones last.
 fn longest_first(group: u32) -> u32 {
+    if (args.causal == 0u) {
+        return group;
+    }
     let tiles = args.tiles_per_block * args.row_blocks;
     let units = args.heads / args.pack * args.batch;
-    let split = group / (tiles * units);
-    let rest = group % (tiles * units);
-    return select(group, split * tiles * units + rest % units * tiles + rest / units, args.causal != 0u);
+    var tile = tiles - 1u - group / units % tiles;
+    var split = group / units / tiles;
+    if (tiles % args.splits == 0u) {
+        let share = tiles / args.splits;
+        var at = group / units;                           // among those that have b + 1 ranges, then among empty ones of range b
+        var b = 0u;
+        while (b < args.splits && at >= (b + 1u) * share) {
+            at -= (b + 1u) * share;
+            b += 1u;
+        }
+        if (b < args.splits) {
+            split = at % (b + 1u);
+            tile = tiles - 1u - b * share - at / (b + 1u) + split * share;
+        } else {
+            b = 1u;
+            while (at >= b * share) {
+                at -= b * share;
+                b += 1u;
+            }
+            split = b;
+            tile = at;
+        }
+    }
+    return (split * units + group % units) * tiles + tiles - 1u - tile;
 }
 
 // The first key tile from `slot` on that is not skipped. A loop of its own: adapters that run both sides of a branch would pay for the tile.

@@ -225,6 +225,11 @@ impl<'a> PlanBuilder<'a> {
         self.workgroups
     }
 
+    /// Whether the plan is for a GPU: the CPU engine gives its few pieces to threads as they come.
+    pub(super) fn is_gpu(&self) -> bool {
+        self.workgroups >= WORKGROUPS
+    }
+
     /// Leaves the keys of `attend` stages of so many queries and more in one range: a wrapper will list their blocks.
     pub(crate) fn whole_from(&mut self, queries: usize) {
         self.whole_from = queries;

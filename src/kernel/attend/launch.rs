@@ -114,6 +114,7 @@ pub(super) fn launch(op: &Attend, io: &Io, caps: &Caps, n: usize) -> Result<Opti
         .u32("row_blocks", p.row_blocks)
         .u32("tiles_per_block", tiles)
         .u32("split_keys", keys.div_ceil(op.splits))
+        .u32("splits", op.splits)
         .u32("block_keys", block_keys)
         .u32("causal", usize::from(op.causal))
         .i32("window_left", index(op.window_left))

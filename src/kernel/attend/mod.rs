@@ -97,25 +97,31 @@ impl Attend {
 
 /// Rows that a workgroup takes, about; what it really is, the device decides.
 const TILE_ROWS: usize = 128;
+/// The same without matrices, and the workgroups for each of those that fill a device, so that short ones follow long ones to the end.
+const SMALL_ROWS: usize = 64;
+const TURNS: usize = 4;
 /// Bytes of one binding that every device has.
 const MOST_BYTES: usize = 128 << 20;
 
 impl Attend {
     /// Parts that few rows over many keys are better cut in, for q (B, H, Lq, D) and k (B, Hk, Lk, D): a decode step, a chunk of a long
-    /// prefill. 1 where rows alone fill a device, where a part would be too short to be worth a merge, and where a window leaves most
+    /// prefill; and if `small`, a causal square, whose small workgroups would all run at once, until only long ones are left.
+    /// 1 where rows alone fill a device, where a part would be too short to be worth a merge, and where a window leaves most
     /// parts without work. `width` is Dv: the parts' results fit one binding of every device. `workgroups`
     /// fill the engine.
-    pub(crate) fn parts(&self, q: &[usize], k: &[usize], width: usize, workgroups: usize) -> usize {
+    pub(crate) fn parts(&self, q: &[usize], k: &[usize], width: usize, workgroups: usize, small: bool) -> usize {
         let (&[batch, heads, queries, _], &[_, kv_heads, keys, _]) = (q, k) else { return 1 };
         let rows = queries * (heads / kv_heads.max(1)).max(1);
         let decode = rows <= choice::DECODE_ROWS;
         // Rows that end early leave the last parts of a causal square empty.
         let long = keys >= 4 * queries.max(64);
+        let uneven = self.causal && !decode && small;
         let banded = self.window_left.is_some() || self.window_right.is_some() && !self.causal;
-        if self.keys != Keys::Range || self.normaliser != Normaliser::Softmax || self.prefix > 0 || banded || !long {
+        if self.keys != Keys::Range || self.normaliser != Normaliser::Softmax || self.prefix > 0 || banded || !(long || uneven) {
             return 1;
         }
-        let (tile, least) = if decode { (choice::DECODE_ROWS, 256) } else { (TILE_ROWS, 1024) };
+        let (tile, least) = if decode { (choice::DECODE_ROWS, 256) } else { (if long { TILE_ROWS } else { SMALL_ROWS }, 1024) };
+        let workgroups = if long { workgroups } else { TURNS * workgroups };
         let tasks = batch * kv_heads * rows.div_ceil(tile);
         let bytes = 4 * batch * heads * queries * width;
         (workgroups / tasks.max(1)).min(keys / least).min(MOST_BYTES / bytes.max(1)).max(1)

@@ -62,16 +62,3 @@ fn gates(t: Tile, lane: u32) -> f32 {
     workgroupBarrier();
     return all;
 }
-
-// Part n of K_PARTS or V_PARTS, four channels or columns of a token, from token `first` on. Past the end the last ones again, so that
-// loads have no branches.
-fn key_part(t: Tile, first: u32, n: u32) -> vec4<f16> {
-    let p = min(n, K_PARTS - 1u);
-    return k_quad(k_row(t, min(first + p / CHANNELS4, args.tokens - 1u)), min(p % CHANNELS4 * 4u, args.depth - 4u));
-}
-
-fn value_part(t: Tile, first: u32, n: u32) -> vec4<f16> {
-    let p = min(n, V_PARTS - 1u);
-    let column = min(t.column + p % COLUMNS4 * 4u, args.width - 4u);
-    return v_quad(v_row(t, min(first + p / COLUMNS4, args.tokens - 1u)), column);
-}

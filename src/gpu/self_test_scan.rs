@@ -14,8 +14,8 @@ use crate::tensor::{DType, HostTensor, Inputs, Layout};
 const SEGMENT: usize = 64;
 /// The last segment and its last chunk are not full.
 const TOKENS: usize = 2 * SEGMENT + 43;
-/// The same where all segments are read at once.
-const TOKENS_AT_ONCE: usize = scan::SEGMENT + 75;
+/// The same where all segments are read at once: as many whole segments as make a span, and a part of the next one.
+const MORE_AT_ONCE: usize = 75;
 const SCALE: f32 = 0.25;
 
 impl GpuEngine {
@@ -29,9 +29,10 @@ impl GpuEngine {
             true => (number("VALUE_TILES") * side, of.contains(&("Z", 1)) || divide),
             false => (number("COLUMNS") * 4, number("NORM") > 1),
         };
-        let tokens = if at_once { TOKENS_AT_ONCE } else { TOKENS };
+        let span = if number("SPANS") > 0 { 2 } else { 1 };
+        let tokens = if at_once { span * scan::SEGMENT + MORE_AT_ONCE } else { TOKENS };
         let problem = Problem::new([tokens, depth, width], decay, !at_once && number("DELTA") == 1, z, divide);
-        let plan = if at_once { problem.plan_at_once() } else { problem.plan() };
+        let plan = if at_once { problem.plan_at_once(span) } else { problem.plan() };
         let layouts: Vec<Layout> = plan.slots.iter().map(|s| s.layout.clone()).collect();
         // Stages that are not known yet are right together, so they are lent the verdict for this run.
         let mut lent = Vec::new();
@@ -106,7 +107,7 @@ impl Problem {
     }
 
     /// The stages where all segments are read at once.
-    fn plan_at_once(&self) -> Plan {
+    fn plan_at_once(&self, span: usize) -> Plan {
         let mut slots: Vec<Slot> = Vec::new();
         let mut slot = |name: &str, role, dtype, shape: &[usize]| add_slot(&mut slots, name, role, dtype, shape);
         let [tokens, depth, width] = self.sizes();
@@ -116,30 +117,33 @@ impl Problem {
         let out = slot("out", SlotRole::Output, DType::F32, &[1, 1, tokens, width]);
         let end = slot("state", SlotRole::Output, DType::F32, &[1, 1, depth, width]);
         let z_end = self.z.then(|| slot("z", SlotRole::Output, DType::F32, &[1, 1, depth]));
-        let parts = tokens.div_ceil(scan::SEGMENT);
+        let parts = tokens.div_ceil(scan::SEGMENT).next_multiple_of(span);
         let [rows, columns] = padded_state(depth, width);
         let mut scratch = |name: &str, shape: &[usize]| slot(name, SlotRole::Transient, DType::F32, shape);
         let state = scratch("states", &[1, parts, rows, columns]);
         let z = self.z.then(|| scratch("z_states", &[1, parts, depth]));
         let total = (self.decay == Decay::Scalar).then(|| scratch("total", &[1, parts, 1]));
         let ends: Vec<_> =
-            [("z", z.clone()), ("total", total)].into_iter().filter_map(|(n, r)| Some((n, r?))).collect();
+            [("z", z.clone()), ("total", total.clone())].into_iter().filter_map(|(n, r)| Some((n, r?))).collect();
+        let firsts = |r: &Ref| r.split(1, parts / span).select(2, 0);
         let mut tables = vec![("w", weights, ScalarType::F32)];
         tables.extend((self.decay == Decay::Scalar).then_some(("g_scalar", gates, ScalarType::F32)));
 
         let (decay, divide) = (self.decay, if self.divide { Divide::Sum(0.0) } else { Divide::None });
-        let sums = Op::Sums(Sums { decay, k: Rows::Given });
+        let sums = Op::Sums(Sums { decay, k: Rows::Given, span });
         let mut list = vec![("k", k.clone()), ("v", v.clone()), ("state", state.clone())];
         list.extend(ends.clone());
         let mut stages = vec![(sums, list, tables.clone())];
-        let mut list =
-            vec![("state", state.narrow(2, 0, depth).narrow(3, 0, width)), ("state_in", before), ("end", end)];
-        list.extend(ends);
+        let inner = firsts(&state.narrow(2, 0, depth).narrow(3, 0, width));
+        let mut list = vec![("state", inner), ("state_in", before), ("end", end)];
+        list.extend(ends.iter().map(|(name, r)| (*name, firsts(r))));
         list.extend(z_end.map(|z| ("z_end", z)));
-        stages.push((Op::Carry(Carry { segments: parts }), list, vec![]));
+        stages.push((Op::Carry(Carry { segments: parts / span }), list, vec![]));
         tables.extend(z.filter(|_| self.divide).map(|z| ("z_in", z.insert(2), ScalarType::F32)));
-        let reads = Op::Reads(Reads { decay, scale: SCALE, divide, q: Rows::Given, k: Rows::Given });
-        stages.push((reads, vec![("q", q), ("k", k), ("v", v), ("state_in", state), ("out", out)], tables));
+        let reads = Op::Reads(Reads { decay, scale: SCALE, divide, q: Rows::Given, k: Rows::Given, span });
+        let mut list = vec![("q", q), ("k", k), ("v", v), ("state_in", state), ("out", out)];
+        list.extend(total.map(|total| ("total", total)));
+        stages.push((reads, list, tables));
         self_test_plan(slots, stages)
     }
 

@@ -1,7 +1,7 @@
 //! `PlanBuilder`: what a variant writes its plan with. Slots here, stages by the typed verbs of `verbs.rs`.
 
 use super::{Check, Plan, Ref, Slot, SlotId, SlotRole, Stage};
-use crate::caps::Caps;
+use crate::caps::{Caps, DeviceClass};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hook::Hook;
 use crate::kernel::Op;
@@ -17,6 +17,7 @@ pub struct PlanBuilder<'a> {
     whole_from: usize,
     workgroups: usize,
     matrices: Option<u64>,
+    software: bool,
     fused: bool,
 }
 
@@ -44,7 +45,15 @@ impl<'a> PlanBuilder<'a> {
                 check: None,
             });
         }
-        PlanBuilder { problem, plan, whole_from: usize::MAX, workgroups: WORKGROUPS, matrices: None, fused: false }
+        PlanBuilder {
+            problem,
+            plan,
+            whole_from: usize::MAX,
+            workgroups: WORKGROUPS,
+            matrices: None,
+            software: false,
+            fused: false,
+        }
     }
 
     /// The finished plan.
@@ -195,6 +204,7 @@ impl<'a> PlanBuilder<'a> {
     #[must_use]
     pub fn on(mut self, caps: &Caps) -> Self {
         self.matrices = caps.matrix.map(|_| caps.max_binding);
+        self.software = caps.class == DeviceClass::Software;
         self
     }
 
@@ -223,6 +233,11 @@ impl<'a> PlanBuilder<'a> {
     /// Pieces that fill the engine.
     pub(super) fn workgroups(&self) -> usize {
         self.workgroups
+    }
+
+    /// Whether the device computes on the CPU.
+    pub(super) fn is_software(&self) -> bool {
+        self.software
     }
 
     /// Whether the plan is for a GPU: the CPU engine gives its few pieces to threads as they come.

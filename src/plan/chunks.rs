@@ -83,18 +83,29 @@ impl PlanBuilder<'_> {
     fn stretch(&self, op: &scan::Scan, io: &ScanIo, at_once: bool) -> usize {
         let (heads, tokens) = (io.out.shape[0] * io.out.shape[1], io.out.shape[2]);
         let (unit, bytes) = unit(op, at_once, io.k.shape[3], io.out.shape[3]);
-        let most = (self.matrices().unwrap_or(0).min(MOST) / (bytes * heads).max(1) as u64).max(1) as usize * unit;
+        let most = self.units(bytes * heads) * unit;
         tokens.div_ceil(tokens.div_ceil(most)).next_multiple_of(unit)
+    }
+
+    /// Units of so many bytes that scratch may have.
+    fn units(&self, bytes: usize) -> usize {
+        (self.matrices().unwrap_or(0).min(MOST) / bytes.max(1) as u64).max(1) as usize
     }
 
     fn scan_stretch(&mut self, label: &str, op: scan::Scan, made: Made, io: ScanIo) -> Result<()> {
         if made.at_once { self.scan_at_once(label, op, made, io) } else { self.scan_in_order(label, op, made, io) }
     }
 
-    /// What each segment adds, the states at their starts, then what all of them read.
+    /// What spans of segments add, the states at their starts, then what all segments read.
     fn scan_at_once(&mut self, label: &str, op: scan::Scan, made: Made, io: ScanIo) -> Result<()> {
         let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| io.out.shape[axis]);
-        let (depth, count) = (io.k.shape[3], tokens.div_ceil(scan::SEGMENT));
+        let depth = io.k.shape[3];
+        let bytes = unit(&op, true, depth, width).1;
+        let most = self.units(bytes * batch * heads);
+        let whole = |span: usize| tokens.div_ceil(scan::SEGMENT).next_multiple_of(span);
+        let wanted = scan::span([batch * heads, tokens, width], self.is_software());
+        let span = (1..=wanted).rev().find(|&span| whole(span) <= most).unwrap_or(1);
+        let count = whole(span);
         let mut scratch = |name: &str, inner: &[usize]| {
             let shape = [&[batch, heads * count], inner].concat();
             self.scratch(&format!("{label}_{name}"), DType::F32, &shape)
@@ -107,23 +118,26 @@ impl PlanBuilder<'_> {
         let mut list: Bindings = vec![("k", io.k.clone()), ("v", io.v.clone()), ("state", states.clone())];
         optional(&mut list, "z", z.clone());
         optional(&mut list, "total", total.clone());
-        let sums = Op::Sums(scan::Sums { decay: op.decay, k: made.k });
+        let sums = Op::Sums(scan::Sums { decay: op.decay, k: made.k, span });
         self.stage(&format!("{label} sums"), sums, list, tables.clone(), Vec::new())?;
 
-        let inner = states.narrow(2, 0, depth).narrow(3, 0, width);
+        // From span to span: the places of their first segments.
+        let firsts = |r: &Ref| r.split(1, heads * count / span).select(2, 0);
+        let inner = firsts(&states.narrow(2, 0, depth).narrow(3, 0, width));
         let mut list: Bindings = vec![("state", inner), ("end", io.state)];
-        optional(&mut list, "z", z.clone());
+        optional(&mut list, "z", z.as_ref().map(firsts));
         optional(&mut list, "z_end", io.z);
-        optional(&mut list, "total", total);
+        optional(&mut list, "total", total.as_ref().map(firsts));
         optional(&mut list, "state_in", io.state_in);
         let before = io.z_in.map(|r| ("z_in", r.insert(2), ScalarType::F32)).filter(|_| z.is_some());
-        let carry = Op::Carry(scan::Carry { segments: count });
+        let carry = Op::Carry(scan::Carry { segments: count / span });
         self.stage(&format!("{label} carry"), carry, list, before.into_iter().collect(), Vec::new())?;
 
-        let list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("state_in", states), ("out", io.out)];
+        let mut list: Bindings = vec![("q", io.q), ("k", io.k), ("v", io.v), ("state_in", states), ("out", io.out)];
+        optional(&mut list, "total", total);
         let mut tables = tables;
         tables.extend(z.filter(|_| op.divide != scan::Divide::None).map(|z| ("z_in", z.insert(2), ScalarType::F32)));
-        let reads = scan::Reads { decay: op.decay, scale: op.scale, divide: op.divide, q: made.q, k: made.k };
+        let reads = scan::Reads { decay: op.decay, scale: op.scale, divide: op.divide, q: made.q, k: made.k, span };
         self.stage(label, Op::Reads(reads), list, tables, Vec::new())
     }
 

@@ -117,10 +117,16 @@ impl Attend {
         let long = keys >= 4 * queries.max(64);
         let uneven = self.causal && !decode && small;
         let banded = self.window_left.is_some() || self.window_right.is_some() && !self.causal;
-        if self.keys != Keys::Range || self.normaliser != Normaliser::Softmax || self.prefix > 0 || banded || !(long || uneven) {
+        if self.keys != Keys::Range
+            || self.normaliser != Normaliser::Softmax
+            || self.prefix > 0
+            || banded
+            || !(long || uneven)
+        {
             return 1;
         }
-        let (tile, least) = if decode { (choice::DECODE_ROWS, 256) } else { (if long { TILE_ROWS } else { SMALL_ROWS }, 1024) };
+        let (tile, least) =
+            if decode { (choice::DECODE_ROWS, 256) } else { (if long { TILE_ROWS } else { SMALL_ROWS }, 1024) };
         let workgroups = if long { workgroups } else { TURNS * workgroups };
         let tasks = batch * kv_heads * rows.div_ceil(tile);
         let bytes = 4 * batch * heads * queries * width;

@@ -310,10 +310,12 @@ pub(super) fn states<'a>(
         Divide::AbsMax1 => (2, 0.0),
     };
     let segments = pass.segments(tokens);
+    // Places of a head's states: as many as segments, or more.
+    let parts = |role: &str| io.find(role).map_or(segments, |meta| (meta.layout.shape[1] / heads).max(segments));
     let (each, parts_in, parts_out) = match pass {
         Pass::Whole => (tokens, 1, 1),
-        Pass::Sums(each) => (each, 1, segments),
-        Pass::Reads(each) => (each, segments, 1),
+        Pass::Sums(each) => (each, 1, parts("state")),
+        Pass::Reads(each) => (each, parts("state_in"), 1),
     };
     builder
         .constant("DIVIDE", divide)

@@ -20,7 +20,7 @@ pub(crate) use chunks::{CHUNK, fits};
 pub use memory::{Act, Memory};
 pub use rows::Rows;
 pub use segments::{Reads, Sums};
-pub(crate) use segments::{SEGMENT, padded_state};
+pub(crate) use segments::{SEGMENT, padded_state, span};
 pub use selective::Selective;
 pub use solve::{By, DEEPEST, Solve};
 

@@ -3,7 +3,7 @@
 use super::chunks::{matrices, padded, unserved};
 use super::rows::{Rows, rows};
 use super::{Decay, Divide, Pass};
-use crate::caps::{Caps, DeviceClass, Tier};
+use crate::caps::{Caps, Tier};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::key::{Launch, ScalarType};
 use crate::kernel::{Io, Kernel, LaunchBuilder, Role, TwinIo, element};
@@ -13,20 +13,22 @@ use crate::tensor::DType;
 pub(crate) const SEGMENT: usize = 256;
 /// Value columns of a workgroup, at most.
 const COLUMNS: usize = 128;
-/// Segments of a workgroup of `scan/sums`, at most, and the workgroups that fill a large device.
+/// Segments of a span, at most, and the spans that fill a large device.
 const SPAN: usize = 4;
 const WORKGROUPS: usize = 512;
-/// Matrices of keys that `scan/reads` stages at once: rows that share what a barrier costs.
+/// Matrices of keys that `scan/reads` stages at once, and such steps on their way.
 const KEY_TILES: usize = 2;
+const AHEAD: usize = 2;
 /// Tokens that `scan/sums` stages at once.
 const STEP: usize = 32;
 const TABLES: [(&str, ScalarType); 4] =
     [("g_scalar", ScalarType::F32), ("keep", ScalarType::Bool), ("w", ScalarType::F32), ("z_in", ScalarType::F32)];
 
-/// What each segment of 256 tokens adds to a state of zeros, Σ_j e^{G − G_j} w_j k_j v_jᵀ with G_j the log decay of the segment up to
-/// and with token j and G that of all of it. Roles k (B, Hk, L, D), v (B, Hv, L, Dv) of f16, state (B, H S, P, Pv),
-/// z (B, H S, D), total (B, H S, 1), the product of the decays; P is D up to a power of two, at least 32, and Pv is Dv as whole
-/// matrices have it: up to a multiple of 16 where it is at most 128, else in equal parts of such.
+/// What the tokens of a span of neighbouring segments of 256 tokens add to a state of zeros, up to the start of each segment,
+/// Σ_j e^{G − G_j} w_j k_j v_jᵀ with G_j the log decay up to and with token j and G that of all of them. The place of a span's first segment,
+/// where that is 0, holds the sum of all of the span. Roles k (B, Hk, L, D), v (B, Hv, L, Dv) of f16, state (B, H S, P, Pv),
+/// z (B, H S, D), total (B, H S, 1), the product of the decays; S is the number of segments up to whole spans, P is D up to a power of two, at
+/// least 32, and Pv is Dv as whole matrices have it: up to a multiple of 16 where it is at most 128, else in equal parts of such.
 /// Tables `g_scalar`, `keep` and `w` as for [`Scan`](super::Scan).
 ///
 /// See S. Yang et al., "Gated Linear Attention Transformers", ICML 2024, arXiv 2312.06635, section 4 (the chunkwise form). Only on devices with
@@ -37,11 +39,14 @@ pub struct Sums {
     pub decay: Decay,
     /// What becomes of rows of k first: nothing or a map.
     pub k: Rows,
+    /// Segments of a span, which one workgroup takes in order.
+    pub span: usize,
 }
 
 /// What the queries of all segments read: out_i = scale (e^{G_i} q_iᵀ S + Σ_{j ≤ i} e^{G_i − G_j} w_j (q_i·k_j) v_j), S the state at the segment's
-/// start. Roles q (B, Hq, L, D), k and v as of [`Sums`], state_in (B, H S, P, Pv), out (B, H, L, Dv). Tables as of [`Sums`], and `z_in`
-/// (B, H S, 1, D) for a divisor.
+/// start: that at the span's start, decayed, and what the span adds up to there. Roles q (B, Hq, L, D), k and v as of [`Sums`],
+/// state_in (B, H S, P, Pv) and total (B, H S, 1) as [`Sums`] leaves them, but with the state at its start in the place of a span's first segment;
+/// out (B, H, L, Dv). Tables as of [`Sums`], and `z_in` (B, H S, 1, D), the same of z, for a divisor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reads {
     /// The width of the log decay: none or scalar.
@@ -54,6 +59,15 @@ pub struct Reads {
     pub q: Rows,
     /// What becomes of rows of k first: nothing or a map.
     pub k: Rows,
+    /// Segments of a span.
+    pub span: usize,
+}
+
+/// Segments of a span: neighbours share what is carried over, as long as spans fill the device. A software device is small.
+pub(crate) fn span([heads, tokens, width]: [usize; 3], software: bool) -> usize {
+    let (count, tiles) = (tokens.div_ceil(SEGMENT), width.div_ceil(COLUMNS));
+    let fill = if software { 1 } else { WORKGROUPS };
+    (heads * count * tiles / fill).clamp(1, SPAN).min(count.max(1))
 }
 
 /// Rows and columns of a segment's state as whole matrices of every device have them.
@@ -78,7 +92,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(kernel: &dyn Kernel, io: &Io, decay: Decay, state: &str) -> Result<Self> {
+    fn of(kernel: &dyn Kernel, io: &Io, decay: Decay, state: &str, span: usize) -> Result<Self> {
         let refuse = |role: &str, expected: String, found: &[usize]| {
             Error::expected(ErrorKind::Shape, kernel.name(), role, expected, format!("{found:?}"))
         };
@@ -88,7 +102,8 @@ impl Sizes {
         };
         let [batch, parts, ..] = shape(state)?;
         let ([_, _, tokens, depth], [_, _, _, width]) = (shape("k")?, shape("v")?);
-        let heads = parts / tokens.div_ceil(SEGMENT).max(1);
+        let places = tokens.div_ceil(SEGMENT).next_multiple_of(span);
+        let heads = parts / places.max(1);
         for (role, inner) in [("q", depth), ("k", depth), ("v", width)] {
             let Some(found) = io.find(role).map(|meta| &meta.layout.shape) else { continue };
             if found.len() != 4
@@ -102,8 +117,8 @@ impl Sizes {
         }
         let [rows, columns] = padded_state(depth, width);
         let (found, outputs) = (&io.get(state).layout.shape, [batch, heads, tokens, width]);
-        if found[..] != [batch, heads * tokens.div_ceil(SEGMENT), rows, columns] {
-            return Err(refuse(state, format!("({batch}, heads x segments, {rows}, {columns})"), found));
+        if found[..] != [batch, heads * places, rows, columns] {
+            return Err(refuse(state, format!("({batch}, heads x {places}, {rows}, {columns})"), found));
         }
         if let Some(found) = io.find("out").map(|meta| &meta.layout.shape)
             && found[..] != outputs
@@ -148,6 +163,7 @@ impl Sizes {
         pass: Pass,
         divide: Divide,
         z: bool,
+        span: usize,
     ) -> LaunchBuilder<'a> {
         let share = |role: &str| io.find(role).map_or(1, |meta| self.heads / meta.layout.shape[1]);
         let builder = builder
@@ -164,6 +180,8 @@ impl Sizes {
             .import("scan/addresses");
         super::launch::states(builder, io, pass, divide, z, [self.heads, self.tokens, self.depth, self.width])
             .u32("tiles", self.width.div_ceil(COLUMNS))
+            .u32("span", span)
+            .constant("SPANS", u32::from(span > 1))
             .u32("q_share", share("q"))
             .u32("k_share", share("k"))
             .strides("q", 4)
@@ -190,7 +208,7 @@ impl Kernel for Sums {
     }
 
     fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
-        let s = Sizes::of(self, io, self.decay, "state")?.on(self, &[self.k], io, caps)?;
+        let s = Sizes::of(self, io, self.decay, "state", self.span)?.on(self, &[self.k], io, caps)?;
         let (depth, values) = (s.depth_tiles(), s.value_tiles());
         // A grid of subgroups; an invocation has the same channels of every key that it stages.
         let grids = [(4, 4), (4, 2), (4, 1), (2, 2), (2, 1), (1, 1)];
@@ -215,14 +233,11 @@ impl Kernel for Sums {
             .constant("D_SUBS", d_subs as u32)
             .constant("V_SUBS", v_subs as u32)
             .constant("Z", u32::from(z));
-        let builder = s.builder(builder, io, self.decay, Pass::Sums(SEGMENT), Divide::None, z);
-        // Neighbouring segments of a workgroup: the first tokens of one come while the last ones of the one before are stored.
+        let builder = s.builder(builder, io, self.decay, Pass::Sums(SEGMENT), Divide::None, z, self.span);
         let count = s.tokens.div_ceil(SEGMENT);
-        // A software device is small, and where the tests are.
-        let fill = if caps.class == DeviceClass::Software { 1 } else { WORKGROUPS };
-        let span = (s.segments() / fill).clamp(1, SPAN).min(count.max(1));
-        let builder = rows(builder, Rows::Given, self.k).u32("span", span).u32("runs", count.div_ceil(span));
-        Ok(builder.groups(s.segments() / count.max(1) * count.div_ceil(span)))
+        let runs = count.div_ceil(self.span);
+        let builder = rows(builder, Rows::Given, self.k).u32("runs", runs);
+        Ok(builder.groups(s.segments() / count.max(1) * runs))
     }
 
     fn twin(&self, _: &mut TwinIo) -> Result<()> {
@@ -230,7 +245,7 @@ impl Kernel for Sums {
     }
 
     fn flops(&self, io: &Io) -> f64 {
-        let Ok(s) = Sizes::of(self, io, self.decay, "state") else { return 0.0 };
+        let Ok(s) = Sizes::of(self, io, self.decay, "state", self.span) else { return 0.0 };
         (2 * s.batch * s.heads * s.tokens * s.depth * s.width) as f64
     }
 }
@@ -241,12 +256,13 @@ impl Kernel for Reads {
     }
 
     fn roles(&self) -> &'static [Role] {
-        const ROLES: [Role; 6] = [
+        const ROLES: [Role; 7] = [
             Role::read("q", DType::F32),
             Role::read("k", DType::F32),
             Role::read("v", DType::F16),
             // Of rows that are turned, which these kernels refuse: `scan/chunk_rows` names it.
             Role::read("turns", DType::F32).optional(),
+            Role::read("total", DType::F32).optional().scalar(),
             Role::read("state_in", DType::F32),
             Role::write("out", DType::F32),
         ];
@@ -254,52 +270,43 @@ impl Kernel for Reads {
     }
 
     fn launch(&self, io: &Io, caps: &Caps) -> Result<Launch> {
-        let s = Sizes::of(self, io, self.decay, "state_in")?.on(self, &[self.q, self.k], io, caps)?;
+        let s = Sizes::of(self, io, self.decay, "state_in", self.span)?.on(self, &[self.q, self.k], io, caps)?;
         let (channels4, columns4) = (s.depth_tiles() * s.side / 4, s.value_tiles() * s.side / 4);
         let divides = self.divide != Divide::None;
-        // (subgroups, matrices of rows of each, padding of scores)
-        let memory = |&(subgroups, row_tiles, pad): &(usize, usize, usize)| {
+        // (subgroups, matrices of rows of each)
+        let memory = |&(subgroups, row_tiles): &(usize, usize)| {
             let rows = subgroups * row_tiles * s.side;
-            let shares = if divides { rows * channels4.div_ceil(s.lanes) } else { 1 };
             8 * 2 * KEY_TILES * s.side * (channels4.max(columns4) + 2)
-                + 16 * rows * (s.side / 4 + pad)
+                + 16 * rows * (s.side / 4)
                 + 8 * rows * (s.side / 4 + 1)
                 + 8 * SEGMENT
-                + 4 * (3 * subgroups + shares)
+                + 4 * 3 * subgroups
         };
-        let fits = |shape: &(usize, usize, usize)| {
-            let &(subgroups, row_tiles, _) = shape;
+        let fits = |shape: &(usize, usize)| {
+            let &(subgroups, row_tiles) = shape;
             let (rows, workgroup) = (row_tiles * s.side, subgroups * s.lanes);
-            let round = 2 * KEY_TILES * s.side;
-            s.lanes.is_multiple_of(rows)
-                && (s.side / 4).is_multiple_of(s.lanes / rows)
+            (rows * s.side / 4).is_multiple_of(s.lanes)
+                && s.lanes.is_multiple_of(s.side / 4)
                 && workgroup <= (caps.max_invocations as usize).min(2 * SEGMENT)
                 && (SEGMENT.is_multiple_of(workgroup) || workgroup.is_multiple_of(SEGMENT))
                 && SEGMENT.is_multiple_of(subgroups * rows)
-                && (subgroups * rows).is_multiple_of(round)
-                && (2 * KEY_TILES).is_multiple_of(row_tiles)
-                && (round * channels4).is_multiple_of(workgroup)
-                && workgroup.is_multiple_of(channels4)
                 && memory(shape) <= caps.max_workgroup_memory as usize
         };
-        // Many rows share what is staged; a workgroup so large also keeps a driver to registers that all of it finds on a processor.
-        let shapes = [16, 8, 4].into_iter().flat_map(|n| [(n, 1, 1), (n, 1, 0), (n, 2, 1), (n, 2, 0)]);
-        let (subgroups, row_tiles, pad) = shapes.into_iter().find(fits).ok_or_else(|| unserved(self))?;
-        let workgroup = subgroups * s.lanes;
-        let rows_all = subgroups * row_tiles * s.side;
-        let builder = LaunchBuilder::new(self, "scan/reads", workgroup as u32, io, caps, &TABLES)
+        // 128 rows of 16 x 16 matrices: what is staged serves half as many rows as with 16 subgroups, whose registers have no room for what is on its way.
+        let shapes = [8, 4].into_iter().flat_map(|n| [(n, 1), (n, 2)]);
+        let (subgroups, row_tiles) = shapes.into_iter().find(fits).ok_or_else(|| unserved(self))?;
+        let builder = LaunchBuilder::new(self, "scan/reads", (subgroups * s.lanes) as u32, io, caps, &TABLES)
             .constant("SUBGROUPS", subgroups as u32)
             .constant("ROW_TILES", row_tiles as u32)
-            .constant("S_PAD", pad as u32)
             .constant("KEY_TILES", KEY_TILES as u32)
+            .constant("AHEAD", AHEAD as u32)
             .constant("S_TILES", s.depth_tiles().min(2 * KEY_TILES) as u32)
             .constant("WIDEST4", channels4.max(columns4) as u32)
-            .constant("DIVISORS", if divides { rows_all * channels4.div_ceil(s.lanes) } else { 1 } as u32)
             .import("scan/powers")
             .import("scan/reads_parts");
-        let builder = s.builder(builder, io, self.decay, Pass::Reads(SEGMENT), self.divide, divides);
+        let builder = s.builder(builder, io, self.decay, Pass::Reads(SEGMENT), self.divide, divides, self.span);
         let builder = rows(builder, self.q, self.k).f32("scale", self.scale);
-        Ok(builder.groups(s.segments() * (SEGMENT / rows_all)))
+        Ok(builder.groups(s.segments() * (SEGMENT / (subgroups * row_tiles * s.side))))
     }
 
     fn twin(&self, _: &mut TwinIo) -> Result<()> {
@@ -307,7 +314,7 @@ impl Kernel for Reads {
     }
 
     fn flops(&self, io: &Io) -> f64 {
-        let Ok(s) = Sizes::of(self, io, self.decay, "state_in") else { return 0.0 };
+        let Ok(s) = Sizes::of(self, io, self.decay, "state_in", self.span) else { return 0.0 };
         let pairs = SEGMENT / 2 * (s.depth + s.width);
         (2 * s.batch * s.heads * s.tokens * (s.depth * s.width + pairs)) as f64
     }

@@ -17,7 +17,7 @@ pub struct PlanBuilder<'a> {
     whole_from: usize,
     workgroups: usize,
     matrices: Option<u64>,
-    software: bool,
+    class: Option<DeviceClass>,
     fused: bool,
 }
 
@@ -51,7 +51,7 @@ impl<'a> PlanBuilder<'a> {
             whole_from: usize::MAX,
             workgroups: WORKGROUPS,
             matrices: None,
-            software: false,
+            class: None,
             fused: false,
         }
     }
@@ -204,7 +204,7 @@ impl<'a> PlanBuilder<'a> {
     #[must_use]
     pub fn on(mut self, caps: &Caps) -> Self {
         self.matrices = caps.matrix.map(|_| caps.max_binding);
-        self.software = caps.class == DeviceClass::Software;
+        self.class = Some(caps.class);
         self
     }
 
@@ -237,12 +237,12 @@ impl<'a> PlanBuilder<'a> {
 
     /// Whether the device computes on the CPU.
     pub(super) fn is_software(&self) -> bool {
-        self.software
+        self.class == Some(DeviceClass::Software)
     }
 
-    /// Whether the plan is for a GPU: the CPU engine gives its few pieces to threads as they come.
-    pub(super) fn is_gpu(&self) -> bool {
-        self.workgroups >= WORKGROUPS
+    /// Whether the device is known to run about a thousand small workgroups at once. A software device is not, but it is where the tests are.
+    pub(super) fn is_large(&self) -> bool {
+        matches!(self.class, Some(DeviceClass::Discrete | DeviceClass::Software))
     }
 
     /// Leaves the keys of `attend` stages of so many queries and more in one range: a wrapper will list their blocks.

@@ -192,7 +192,7 @@ impl PlanBuilder<'_> {
     pub fn attend(&mut self, label: &str, op: attend::Attend, io: AttendIo, hooks: Vec<Hook>) -> Result<()> {
         let whole = op.splits > 1 || io.mass.is_some() || io.out.shape.len() != 4 || !self.may_cut(io.q.shape[2]);
         let matrices = self.matrices().is_some() && io.q.dtype == DType::F16;
-        let small = self.is_gpu() && !matrices;
+        let small = self.is_large() && !matrices;
         let of = |io: &AttendIo| op.parts(&io.q.shape, &io.k.shape, io.v.shape[3], self.workgroups(), small);
         let parts = if whole { 1 } else { of(&io) };
         if parts > 1 { self.attend_parts(label, op, io, hooks, parts) } else { self.attend_whole(label, op, io, hooks) }

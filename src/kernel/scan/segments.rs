@@ -102,6 +102,9 @@ impl Sizes {
         };
         let [batch, parts, ..] = shape(state)?;
         let ([_, _, tokens, depth], [_, _, _, width]) = (shape("k")?, shape("v")?);
+        if span == 0 {
+            return Err(refuse("span", "1 segment or more".into(), &[span]));
+        }
         let places = tokens.div_ceil(SEGMENT).next_multiple_of(span);
         let heads = parts / places.max(1);
         for (role, inner) in [("q", depth), ("k", depth), ("v", width)] {

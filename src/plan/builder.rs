@@ -200,7 +200,7 @@ impl<'a> PlanBuilder<'a> {
         self
     }
 
-    /// Lets the plan use what a device has besides what all have: stages that only matrices need.
+    /// Lets the plan use what a device has besides what all have, stages that only matrices need, and cut work as its class asks for.
     #[must_use]
     pub fn on(mut self, caps: &Caps) -> Self {
         self.matrices = caps.matrix.map(|_| caps.max_binding);

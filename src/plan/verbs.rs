@@ -193,8 +193,8 @@ impl PlanBuilder<'_> {
         let whole = op.splits > 1 || io.mass.is_some() || io.out.shape.len() != 4 || !self.may_cut(io.q.shape[2]);
         let matrices = self.matrices().is_some() && io.q.dtype == DType::F16;
         let small = self.is_large() && !matrices;
-        let of = |io: &AttendIo| op.parts(&io.q.shape, &io.k.shape, io.v.shape[3], self.workgroups(), small);
-        let parts = if whole { 1 } else { of(&io) };
+        let (q, k, workgroups) = (&io.q.shape, &io.k.shape, self.workgroups());
+        let parts = if whole { 1 } else { op.parts(q, k, io.v.shape[3], workgroups, small) };
         if parts > 1 { self.attend_parts(label, op, io, hooks, parts) } else { self.attend_whole(label, op, io, hooks) }
     }
 

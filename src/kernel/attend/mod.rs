@@ -125,9 +125,11 @@ impl Attend {
         {
             return 1;
         }
-        let (tile, least) =
-            if decode { (choice::DECODE_ROWS, 256) } else { (if long { TILE_ROWS } else { SMALL_ROWS }, 1024) };
-        let workgroups = if long { workgroups } else { TURNS * workgroups };
+        let (tile, least, workgroups) = match (decode, long) {
+            (true, _) => (choice::DECODE_ROWS, 256, workgroups),
+            (false, true) => (TILE_ROWS, 1024, workgroups),
+            (false, false) => (SMALL_ROWS, 1024, TURNS * workgroups),
+        };
         let tasks = batch * kv_heads * rows.div_ceil(tile);
         let bytes = 4 * batch * heads * queries * width;
         (workgroups / tasks.max(1)).min(keys / least).min(MOST_BYTES / bytes.max(1)).max(1)
